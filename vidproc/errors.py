@@ -1,0 +1,125 @@
+"""One tree of typed errors, each with the reason code that tables and exit codes show.
+
+    VidprocError
+    ├── UsageError               exit 2   flags, configuration or archive URL are wrong
+    │   └── WeightsError         exit 2   a checkpoint is missing, altered or does not fit
+    ├── BudgetExceeded           exit 3   too many videos were quarantined
+    ├── LeaseLost                exit 4   another run holds the tables
+    ├── CanaryWrong              exit 5   known videos came out with other labels
+    ├── TablesDamaged            exit 1   the commit log or a table contradicts itself
+    └── InputError                        one video cannot be (fully) used: a row, never the end of a run
+        ├── Missing              missing          listed, but no longer there
+        ├── Changed              changed          replaced while (or before) it was read
+        ├── Unreadable           unreadable       storage refuses or fails to give its bytes
+        ├── NotMedia             not_media        no whitelisted container format fits its bytes
+        ├── NoStreams            no_streams       a container without picture or sound
+        ├── Unsupported          unsupported      a form we do not read (codec, encryption, compressed tar)
+        ├── Damaged              damaged          opened, but nothing of it decodes
+        ├── TooLarge             too_large        pixels, streams, memory or size beyond the limits
+        ├── TimedOut             timeout          took longer than the limit
+        └── KilledWorker         killed_worker    the decoder crashed, or the kernel killed it
+"""
+
+from typing import ClassVar
+
+
+class VidprocError(Exception):
+    """Root of the tree. `exit_code` is what a job ends with when this error ends it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(VidprocError):
+    """The command was asked something it cannot do; nothing was started."""
+
+    exit_code = 2
+
+
+class WeightsError(UsageError):
+    """A checkpoint is missing, its SHA-256 differs, or its sidecar does not fit it."""
+
+
+class BudgetExceeded(VidprocError):
+    """More videos were quarantined than `--failure-budget` allows; good rows are committed."""
+
+    exit_code = 3
+
+
+class LeaseLost(VidprocError):
+    """Another run holds, or has taken, the lease on these tables."""
+
+    exit_code = 4
+
+
+class CanaryWrong(VidprocError):
+    """The canary's videos did not come out with their expected labels; nothing was committed."""
+
+    exit_code = 5
+
+
+class TablesDamaged(VidprocError):
+    """The commit log and the tables contradict each other; a person must look."""
+
+
+class InputError(VidprocError):
+    """One input cannot be used. `reason` goes to the tables as a code, the message as `detail`."""
+
+    reason: ClassVar[str] = "input"
+
+
+class Missing(InputError):
+    reason = "missing"
+
+
+class Changed(InputError):
+    reason = "changed"
+
+
+class Unreadable(InputError):
+    reason = "unreadable"
+
+
+class NotMedia(InputError):
+    reason = "not_media"
+
+
+class NoStreams(InputError):
+    reason = "no_streams"
+
+
+class Unsupported(InputError):
+    reason = "unsupported"
+
+
+class Damaged(InputError):
+    reason = "damaged"
+
+
+class TooLarge(InputError):
+    reason = "too_large"
+
+
+class TimedOut(InputError):
+    reason = "timeout"
+
+
+class KilledWorker(InputError):
+    reason = "killed_worker"
+
+
+INPUT_ERRORS: dict[str, type[InputError]] = {
+    error.reason: error
+    for error in (
+        Missing,
+        Changed,
+        Unreadable,
+        NotMedia,
+        NoStreams,
+        Unsupported,
+        Damaged,
+        TooLarge,
+        TimedOut,
+        KilledWorker,
+    )
+}
+"""Reason code → error type: errors cross process borders as (reason, message)."""

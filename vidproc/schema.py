@@ -1,0 +1,157 @@
+"""The tables, one constant each: Arrow schema and key. Data files are plain Parquet inside Delta tables.
+
+Times are integer microseconds of the presentation clock (PTS), half-open: `start_us <= t < end_us`.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+STATUSES = ("labelled", "partial", "empty", "quarantined", "missing")
+"""What can become of a video or a segment. `deferred` exists in `runs` only: planned, not reached."""
+
+WHOLE_VIDEO = -1
+"""`ledger.segment` of the row that says a whole video was derived for one annotator."""
+
+
+def _key(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_ANNOTATION = (
+    _key("video_id", pa.string()),
+    _key("annotator", pa.string()),
+    _key("model_id", pa.string()),
+    _key("run_id", pa.string()),
+)
+_SPAN = (_key("start_us", pa.int64()), _key("end_us", pa.int64()))
+_AT = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, its columns, the columns that identify a row, and the column that places a row in time."""
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    time: str | None = None
+
+
+VIDEOS = Table(
+    "videos",
+    pa.schema(
+        [
+            _key("video_id", pa.string()),
+            _key("run_id", pa.string()),
+            _key("uri", pa.string()),
+            _key("member", pa.string()),  # "" for a plain file
+            _key("etag", pa.string()),
+            _key("bytes", pa.int64()),
+            ("container", pa.string()),
+            ("codec", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("rotation", pa.int32()),
+            ("fps", pa.float64()),
+            ("variable_rate", pa.bool_()),
+            ("duration_us", pa.int64()),
+            ("has_audio", pa.bool_()),
+            ("has_subtitles", pa.bool_()),
+            ("metadata", pa.map_(pa.string(), pa.string())),
+            _key("status", pa.string()),
+            ("reason", pa.string()),
+            ("coverage", pa.float64()),
+            _key("n_segments", pa.int32()),
+            _key("labelled_at", _AT),
+        ]
+    ),
+    key=("video_id",),
+)
+LABELS = Table(
+    "labels",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            *_SPAN,
+            _key("scope", pa.string()),  # sample (one clip or frame) or video (merged over all of it)
+            _key("task", pa.string()),
+            _key("label", pa.string()),
+            _key("label_id", pa.int32()),
+            _key("score", pa.float32()),
+            _key("rank", pa.int32()),
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "scope", "start_us", "label_id"),
+    time="start_us",
+)
+QUALITY = Table(
+    "quality",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            *_SPAN,
+            ("brightness", pa.float32()),
+            ("contrast", pa.float32()),
+            ("sharpness", pa.float32()),
+            ("noise", pa.float32()),
+            ("blockiness", pa.float32()),
+            ("motion", pa.float32()),
+            ("black", pa.bool_()),
+            ("frozen", pa.bool_()),
+            ("loudness_lufs", pa.float32()),
+            ("silent", pa.bool_()),
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "start_us"),
+    time="start_us",
+)
+LEDGER = Table(
+    "ledger",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            _key("segment", pa.int32()),
+            _key("n_segments", pa.int32()),
+            *_SPAN,
+            _key("status", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            _key("attempts", pa.int32()),
+            _key("rows", pa.int64()),
+            ("coverage", pa.float64()),
+            _key("decode_s", pa.float64()),
+            _key("infer_s", pa.float64()),
+            ("worker", pa.string()),
+            _key("at", _AT),
+            ("facts", pa.string()),  # what the probe found, as JSON: `derive` needs no second look at the video
+            _key("samples", pa.int32()),
+            ("tally", pa.list_(pa.float32())),  # scores summed over `samples`: exact means over whole videos
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "segment"),
+    time="start_us",
+)
+RUNS = Table(
+    "runs",
+    pa.schema(
+        [
+            _key("run_id", pa.string()),
+            _key("date", pa.date32()),
+            _key("started_at", _AT),
+            ("ended_at", _AT),
+            _key("status", pa.string()),  # done, budget_exceeded, stopped, killed, failed
+            ("exit_code", pa.int32()),
+            _key("config", pa.string()),
+            _key("code_version", pa.string()),
+            _key("listed", pa.int64()),
+            _key("planned", pa.int64()),
+            *(_key(status, pa.int64()) for status in STATUSES),
+            _key("deferred", pa.int64()),
+            _key("video_hours", pa.float64()),
+        ]
+    ),
+    key=("run_id",),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (VIDEOS, LABELS, QUALITY, LEDGER, RUNS)}
