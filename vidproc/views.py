@@ -96,9 +96,10 @@ class Clips:
 
 @dataclass(frozen=True, kw_only=True)
 class Audio:
-    """Sound resampled to `rate` Hz, mixed to one channel: int16 [samples], gaps filled with silence."""
+    """Sound resampled to `rate` Hz and mixed to `channels`: int16 [samples, channels], gaps filled with silence."""
 
     rate: int = 16_000
+    channels: int = 1
 
 
 View = Frames | Clips | Audio
