@@ -1,0 +1,34 @@
+# Everything a person types. `make setup` once, then the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-slow check lock
+
+setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages
+
+.venv/.ready: requirements.lock pyproject.toml
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv || $(PYTHON) -m pip install --quiet uv
+	@PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin"; \
+	  uv venv --quiet --allow-existing --python ">=3.11" .venv && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup  ## a small archive of known videos, labelled and queried; offline, about a minute
+	$(BIN)/python jobs/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## kill storms, poison, whole archives: minutes to an hour
+	$(BIN)/python -m pytest -m slow --timeout 3000
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:  ## after a change of dependencies in pyproject.toml
+	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --python-version 3.11 --universal --quiet -o requirements.lock
