@@ -1,0 +1,241 @@
+"""Range reads of one version of one object: local, S3 or any fsspec filesystem, with retries and typed errors.
+
+local   fstat against the etag after every read: one descriptor sees one file, but the file may be written to
+S3      If-Match on every GET, and the etag of every answer compared
+others  info() after every read: the bytes in between are those of the etag
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, unquote_to_bytes
+
+import fsspec
+from fsspec.asyn import sync
+
+from vidproc.errors import Changed, InputError, Missing, Unreadable
+
+TRIES = 3
+BACKOFF_S = (0.2, 1.0)
+_ETAG_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "hash", "sha256", "crc32c")
+_TIME_FIELDS = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
+
+Result = TypeVar("Result")
+
+
+class Ranges(Protocol):
+    """One version of one object, open for reading by range."""
+
+    bytes_read: int
+    requests: int
+
+    def fetch(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`, of the version that was asked for."""
+
+    def verify(self) -> None:
+        """Raise `Changed` if the object is no longer that version."""
+
+
+@contextmanager
+def open_ranges(uri: str, *, etag: str) -> Iterator[Ranges]:
+    """Open the version `etag` of `uri`. Raises `Missing`, `Changed` or `Unreadable`."""
+    path = local_path(uri)
+    if path is None:
+        filesystem = filesystem_of(uri)
+        yield S3Ranges(uri, etag, filesystem) if is_s3(filesystem) else FsspecRanges(uri, etag, filesystem)
+        return
+    local = LocalRanges(uri, etag, path)
+    try:
+        yield local
+    finally:
+        os.close(local.fd)
+
+
+def local_path(uri: str) -> str | None:
+    """The path of a local URI, None of others. `file://` is percent-decoded, a plain path is taken as it is."""
+    if uri.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    return None if "://" in uri else uri
+
+
+def local_uri(path: str) -> str:
+    """The URI of an absolute local path: itself, or percent-encoded with `file://` if the name is not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
+def filesystem_of(uri: str) -> Any:
+    """The fsspec filesystem of a URI, without its cache of listings: a cached answer would hide a replaced object."""
+    return fsspec.core.url_to_fs(uri, use_listings_cache=False)[0]
+
+
+def is_s3(filesystem: Any) -> bool:
+    return "s3" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+
+
+def local_etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def remote_etag(info: Mapping[str, Any]) -> str:
+    """The version in what storage says of an object: a content tag, else a time, else ""."""
+    for field in (*_ETAG_FIELDS, *_TIME_FIELDS):
+        if info.get(field):
+            value = info[field]
+            return value.strip('"') if isinstance(value, str) else str(value)
+    return ""
+
+
+class LocalRanges:
+    def __init__(self, uri: str, etag: str, path: str) -> None:
+        self.bytes_read = self.requests = 0
+        self._uri, self._etag = uri, etag
+        with storage_errors(uri):
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
+        try:
+            if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+                raise Unreadable(f"{uri} is not a regular file")
+            self.verify()
+        except InputError:
+            os.close(self.fd)
+            raise
+
+    def fetch(self, offset: int, size: int) -> bytes:
+        pieces: list[bytes] = []
+        wanted = size
+        with storage_errors(self._uri):
+            while wanted:
+                piece = os.pread(self.fd, wanted, offset)
+                self.requests += 1
+                if not piece:
+                    raise Changed(f"{self._uri} ends at byte {offset}, before what was listed")
+                pieces.append(piece)
+                offset, wanted = offset + len(piece), wanted - len(piece)
+        self.bytes_read += size
+        self.verify()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def verify(self) -> None:
+        with storage_errors(self._uri):
+            now = local_etag(os.fstat(self.fd))
+        check_etag(self._uri, listed=self._etag, now=now)
+
+
+class S3Ranges:
+    def __init__(self, uri: str, etag: str, filesystem: Any) -> None:
+        self.bytes_read = self.requests = 0
+        self._uri, self._etag, self._filesystem = uri, etag, filesystem
+        self._bucket, self._key = split_s3(uri)
+
+    def fetch(self, offset: int, size: int) -> bytes:
+        def get() -> bytes:
+            self.requests += 1
+            answer = self._call("get_object", Range=f"bytes={offset}-{offset + size - 1}")
+            try:
+                data: bytes = sync(self._filesystem.loop, answer["Body"].read)
+            finally:
+                answer["Body"].close()
+            self.bytes_read += len(data)
+            if len(data) != size:
+                raise OSError(f"{len(data)} bytes came instead of {size}")
+            return data
+
+        return with_retries(self._uri, get)
+
+    def verify(self) -> None:
+        def head() -> None:
+            self.requests += 1
+            self._call("head_object")
+
+        with_retries(self._uri, head)
+
+    def _call(self, method: str, **arguments: Any) -> Mapping[str, Any]:
+        target = {"Bucket": self._bucket, "Key": self._key, "IfMatch": f'"{self._etag}"'}
+        answer: Mapping[str, Any] = self._filesystem.call_s3(method, **target, **arguments, **self._filesystem.req_kw)
+        check_etag(self._uri, listed=self._etag, now=remote_etag(answer))  # some servers ignore If-Match
+        return answer
+
+
+class FsspecRanges:
+    def __init__(self, uri: str, etag: str, filesystem: Any) -> None:
+        self.bytes_read = self.requests = 0
+        self._uri, self._etag, self._filesystem = uri, etag, filesystem
+
+    def fetch(self, offset: int, size: int) -> bytes:
+        def get() -> bytes:
+            self.requests += 1
+            data: bytes = self._filesystem.cat_file(self._uri, start=offset, end=offset + size)
+            self.bytes_read += len(data)
+            if len(data) != size:
+                self.verify()
+                raise OSError(f"{len(data)} bytes came instead of {size}")
+            return data
+
+        data = with_retries(self._uri, get)
+        self.verify()
+        return data
+
+    def verify(self) -> None:
+        def info() -> Mapping[str, Any]:
+            self.requests += 1
+            answer: Mapping[str, Any] = self._filesystem.info(self._uri)
+            return answer
+
+        check_etag(self._uri, listed=self._etag, now=remote_etag(with_retries(self._uri, info)))
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 URI; unlike s3fs, a key may hold `?versionId=`."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key
+
+
+def check_etag(uri: str, *, listed: str, now: str) -> None:
+    if now != listed:
+        raise Changed(f"{uri} was replaced: its etag was {listed!r} when it was listed and is {now!r} now")
+
+
+def with_retries(uri: str, call: Callable[[], Result]) -> Result:
+    """Call, up to `TRIES` times while storage has a passing trouble. Raises `Missing`, `Changed` or `Unreadable`."""
+    for pause_s in (*BACKOFF_S[: TRIES - 1], None):
+        try:
+            with storage_errors(uri):
+                return call()
+        except _Passing as error:
+            if pause_s is None:
+                raise Unreadable(f"{error} ({TRIES} tries)") from error.__cause__
+            time.sleep(pause_s)
+    raise AssertionError("the last try returns or raises")
+
+
+class _Passing(Unreadable):
+    """Worth another try."""
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn what storage clients raise into typed errors. They share no base class, hence `Exception`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Missing(f"{uri} is not there (any more)") from error
+    except PermissionError as error:
+        raise Unreadable(f"{uri}: access denied: {error}") from error
+    except Exception as error:
+        if _code(error) in ("PreconditionFailed", "412"):
+            raise Changed(f"{uri} was replaced after it was listed") from error
+        raise _Passing(f"{uri}: {type(error).__name__}: {error}") from error
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code inside what s3fs raised, or ""."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
