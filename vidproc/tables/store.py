@@ -1,0 +1,217 @@
+"""A small object store over local folders and S3: whole objects, create-only objects, and the one way of retrying."""
+
+import contextlib
+import errno
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from vidproc.errors import UsageError
+
+TRIES = 7
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 8.0
+
+_TEMPORARY = ".writing-"
+_ONE_PUT_BYTES = 2**31  # below this size s3fs sends one PUT: there is no half of an object to see or to clean up
+_Answer = TypeVar("_Answer")
+_TRANSIENT_ERRNO = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETUNREACH,
+    errno.EPIPE,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+}
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds to wait after failed attempt 0, 1, 2 …: doubling, capped, and random so that many clients spread out."""
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+
+
+class _Objects(Protocol):
+    """The five verbs, on full paths, without retries."""
+
+    def put(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def get(self, path: str) -> bytes | None: ...
+    def list(self, prefix: str) -> list[str]: ...
+    def delete(self, path: str) -> None: ...
+    def transient(self, error: Exception) -> bool: ...
+
+
+class Store:
+    """The objects below `url`: a local folder (`out/tables`, `/data/tables`, `file:///data/tables`) or `s3://bucket/prefix`.
+
+    Paths are relative to `url`, with `/`. Safe to use from several threads. S3 takes its settings from the environment
+    (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …), as delta-rs does. Transient errors are retried here and nowhere else.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        if not rest:
+            self.root, self._objects = str(Path(url).absolute()), _LocalObjects()
+        elif scheme == "file":
+            self.root, self._objects = unquote(urlsplit(url).path).rstrip("/"), _LocalObjects()
+        elif scheme == "s3":
+            self.root, self._objects = "s3://" + rest.strip("/"), _S3Objects()
+        else:
+            raise UsageError(
+                f"{url!r}: {scheme}:// is not a place for tables: use a local folder or s3://bucket/prefix"
+            )
+        self.is_local = not self.root.startswith("s3://")
+
+    _objects: _Objects
+
+    def url_of(self, path: str = "") -> str:
+        """The whole URL: an absolute path for a local folder. DeltaTable takes it as it is."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a whole object, replacing what was there. Readers see the old or the new one, nothing between."""
+        self._retry(lambda: self._objects.put(self.url_of(path), data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a whole object unless one is there. Of many callers exactly one gets True.
+
+        `data` must be unique to the caller (hold a random token): when the reply to a request was lost, that the object
+        holds exactly `data` is how we know that the request was ours.
+        """
+        created = self._retry(lambda: self._objects.create(self.url_of(path), data))
+        return created or self.get(path) == data
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, None if there is none."""
+        return self._retry(lambda: self._objects.get(self.url_of(path)))
+
+    def list(self, prefix: str) -> list[str]:
+        """The paths of all objects in the folder `prefix` and below, sorted."""
+        paths = self._retry(lambda: self._objects.list(self.url_of(prefix.rstrip("/"))))
+        return sorted(path.removeprefix(self.root + "/") for path in paths)
+
+    def delete(self, path: str) -> None:
+        """Remove an object; that there is none is fine."""
+        self._retry(lambda: self._objects.delete(self.url_of(path)))
+
+    def _retry(self, request: Callable[[], _Answer]) -> _Answer:
+        for attempt in range(TRIES - 1):
+            try:
+                return request()
+            except Exception as error:
+                if not self._objects.transient(error):
+                    raise
+                time.sleep(backoff_s(attempt))
+        return request()
+
+
+class _LocalObjects:
+    """Files. A temporary file beside the target becomes the target by rename (put) or hard link (create)."""
+
+    def put(self, path: str, data: bytes) -> None:
+        with self._temporary(path, data) as temporary:
+            temporary.replace(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._temporary(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str) -> list[str]:
+        files = [path for path in Path(prefix).rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY)]
+        return [str(path) for path in files]
+
+    def delete(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def transient(self, error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
+
+    @contextlib.contextmanager
+    def _temporary(self, path: str, data: bytes) -> Iterator[Path]:
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class _S3Objects:
+    """S3 through s3fs. Its own retries and botocore's are off: two loops inside ours would multiply the waiting."""
+
+    def __init__(self) -> None:
+        import s3fs  # here, because it costs half a second that local folders need not pay
+
+        config = {"retries": {"total_max_attempts": 1}}
+        self._fs: Any = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
+        self._fs.retries = 1
+
+    def put(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data, chunksize=_ONE_PUT_BYTES)
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(path, data, chunksize=_ONE_PUT_BYTES, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _http_status(error) == 412:
+                return False
+            raise
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        try:
+            data: bytes = self._fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return data
+
+    def list(self, prefix: str) -> list[str]:
+        return [f"s3://{path}" for path in self._fs.find(prefix)]
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    def transient(self, error: Exception) -> bool:
+        from botocore.exceptions import ConnectionError as BotoConnectionError  # type: ignore[import-untyped]
+        from s3fs.core import S3_RETRYABLE_ERRORS
+
+        if isinstance(error, (*S3_RETRYABLE_ERRORS, BotoConnectionError)):
+            return True
+        if not isinstance(error, OSError):
+            return False
+        return error.errno in _TRANSIENT_ERRNO or _http_status(error) in _TRANSIENT_HTTP
+
+
+_TRANSIENT_HTTP = (409, 429, 500, 502, 503, 504)  # 409: two conditional puts met; the second try gets its answer
+
+
+def _http_status(error: OSError) -> int | None:
+    response = getattr(error.__cause__, "response", None) or {}
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
