@@ -47,6 +47,7 @@ class _Objects(Protocol):
     def create(self, path: str, data: bytes) -> bool: ...
     def get(self, path: str) -> bytes | None: ...
     def list(self, prefix: str) -> list[str]: ...
+    def size(self, path: str) -> int | None: ...
     def delete(self, path: str) -> None: ...
     def transient(self, error: Exception) -> bool: ...
 
@@ -100,6 +101,10 @@ class Store:
         paths = self._retry(lambda: self._objects.list(self.url_of(prefix.rstrip("/"))))
         return sorted(path.removeprefix(self.root + "/") for path in paths)
 
+    def size(self, path: str) -> int | None:
+        """The object's size in bytes, None if there is none."""
+        return self._retry(lambda: self._objects.size(self.url_of(path)))
+
     def delete(self, path: str) -> None:
         """Remove an object; that there is none is fine."""
         self._retry(lambda: self._objects.delete(self.url_of(path)))
@@ -139,6 +144,12 @@ class _LocalObjects:
     def list(self, prefix: str) -> list[str]:
         files = [path for path in Path(prefix).rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY)]
         return [str(path) for path in files]
+
+    def size(self, path: str) -> int | None:
+        try:
+            return Path(path).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def delete(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
@@ -192,6 +203,13 @@ class _S3Objects:
 
     def list(self, prefix: str) -> list[str]:
         return [f"s3://{path}" for path in self._fs.find(prefix)]
+
+    def size(self, path: str) -> int | None:
+        try:
+            size_bytes: int = self._fs.info(path)["size"]
+        except FileNotFoundError:
+            return None
+        return size_bytes
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,159 @@
+"""One table's Delta log: create, read, and append parts of commit n exactly once, taking out the rows that they replace."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, RemoveAction
+
+from vidproc.errors import TablesDamaged
+from vidproc.schema import Table
+from vidproc.tables.parts import Part, write_part
+from vidproc.tables.store import Store, backoff_s
+
+APP = "vidproc"
+TRIES = 12
+REWRITE_BYTES = 128 * 2**20
+_SOURCE = "__filename"  # pyarrow's name for the column that says which file a row is from
+
+
+def exists(store: Store, table: Table) -> bool:
+    """Whether the table has a Delta log."""
+    found: bool = DeltaTable.is_deltatable(store.url_of(table.name))
+    return found
+
+
+def open_table(store: Store, table: Table) -> DeltaTable:
+    """The table, created if missing. Raises TablesDamaged if its protocol or columns are not ours."""
+    url = store.url_of(table.name)
+    for attempt in range(TRIES):
+        try:
+            found = DeltaTable.create(url, table.schema, mode="ignore")
+            break
+        except CommitFailedError:  # another driver is creating it right now
+            time.sleep(backoff_s(attempt))
+    else:
+        raise TablesDamaged(f"{url} can be neither created nor opened")
+    protocol = found.protocol()
+    if (protocol.min_reader_version, protocol.min_writer_version) != (1, 2):
+        raise TablesDamaged(
+            f"{url} has Delta protocol {protocol.min_reader_version}/{protocol.min_writer_version}; it must be 1/2, which "
+            "every reader knows: another tool has upgraded it (deletion vectors, column mapping); copy it back to 1/2"
+        )
+    names = [field.name for field in found.schema().fields]
+    if names != table.schema.names:
+        raise TablesDamaged(f"{url} has columns {names}; this version of vidproc writes {table.schema.names}")
+    return found
+
+
+def version_of(delta: DeltaTable) -> int:
+    """The number of the last commit that this table holds; 0 before the first."""
+    version: int | None = delta.transaction_version(APP)
+    return version or 0
+
+
+def append_once(
+    store: Store, table: Table, delta: DeltaTable, *, n: int, parts: Sequence[Part], replace: pa.Table | None = None
+) -> None:
+    """Bring commit `n` into the table unless it is there: add `parts`, take out the older rows that match `replace`.
+
+    `replace`: some of the table's key columns; every older row that agrees with one of its rows goes. All in one Delta
+    transaction that carries the application version n. The transaction is pinned to the state of the table that was looked
+    at (no conflict resolution by delta-rs: it lets a RemoveAction pass for a file that a compaction has just replaced,
+    which would bring the rows back). Whenever anybody else was faster, look again.
+    """
+    for attempt in range(TRIES):
+        delta.update_incremental()
+        if version_of(delta) >= n:
+            return
+        actions: list[AddAction | RemoveAction] = [_add(part) for part in parts]
+        if replace is not None and replace.num_rows:
+            actions += _without(store, table, delta, replace)
+        properties = CommitProperties(app_transactions=[Transaction(APP, n)], max_commit_retries=0)
+        try:
+            delta.create_write_transaction(actions, "append", table.schema, commit_properties=properties)
+            return
+        except CommitFailedError:
+            time.sleep(backoff_s(attempt))
+    delta.update_incremental()
+    if version_of(delta) < n:
+        raise TablesDamaged(
+            f"commit {n} met other writers of {delta.table_uri} {TRIES} times in a row: stop them, then rerun"
+        )
+
+
+def _add(part: Part) -> AddAction:
+    return AddAction(
+        path=part.path.removeprefix(part.table + "/"),
+        size=part.bytes,
+        partition_values={},
+        modification_time=round(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": part.rows}),
+    )
+
+
+def _without(store: Store, table: Table, delta: DeltaTable, keys: pa.Table) -> list[AddAction | RemoveAction]:
+    """Actions that take the rows matching `keys` out of the table: its files that hold any go, their other rows come back.
+
+    The rewritten files are written here and now. A kill leaves them as orphans for vacuum; the next try makes them anew.
+    """
+    if delta.get_add_actions().num_rows == 0:
+        return []
+    dataset = delta.to_pyarrow_dataset()
+    hits = dataset.to_table(columns=[*keys.column_names, _SOURCE], filter=_may_match(keys))
+    touched = set(pc.unique(_matching(hits, keys).column(_SOURCE)).to_pylist())
+    now_ms = round(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = []
+    kept: list[pa.Table] = []
+    for fragment in dataset.get_fragments():
+        if fragment.path not in touched:
+            continue
+        actions.append(RemoveAction(fragment.path.lstrip("/"), True, now_ms))
+        rows = fragment.to_table(schema=dataset.schema)
+        kept.append(_matching(rows, keys, inverted=True).cast(table.schema))
+        if sum(piece.nbytes for piece in kept) > REWRITE_BYTES:
+            actions += _write(store, table, kept)
+            kept = []
+    return actions + _write(store, table, kept)
+
+
+def _write(store: Store, table: Table, pieces: Sequence[pa.Table]) -> list[AddAction]:
+    rows = pa.concat_tables(pieces) if pieces else None
+    return [_add(write_part(store.root, table, rows))] if rows is not None and rows.num_rows else []
+
+
+def _may_match(keys: pa.Table) -> Any:
+    """A filter that keeps every matching row, and for more than one column perhaps a few others."""
+    conditions = [pc.field(name).isin(pc.unique(keys.column(name))) for name in keys.column_names]
+    whole = conditions[0]
+    for condition in conditions[1:]:
+        whole = whole & condition
+    return whole
+
+
+def _matching(rows: pa.Table, keys: pa.Table, *, inverted: bool = False) -> pa.Table:
+    """The rows that agree with one of `keys` (or, inverted, with none), in their order."""
+    numbered = rows.select(keys.column_names).append_column("_row", pa.array(range(rows.num_rows), pa.int64()))
+    kind = "left anti" if inverted else "left semi"
+    picked = numbered.join(keys, keys=keys.column_names, join_type=kind)
+    return rows.take(picked.column("_row").combine_chunks().sort())
+
+
+def keys_to_json(table: Table, keys: pa.Table) -> dict[str, Any]:
+    """A replacement's keys as JSON. Raises ValueError unless its columns are key columns of the table."""
+    allowed = set(table.key)
+    if not keys.column_names or not set(keys.column_names) <= allowed:
+        raise ValueError(f"replace in table {table.name} by columns {keys.column_names}: use some of {sorted(allowed)}")
+    return {"columns": keys.column_names, "rows": [list(row.values()) for row in keys.to_pylist()]}
+
+
+def keys_from_json(table: Table, value: Mapping[str, Any]) -> pa.Table:
+    """The keys that `keys_to_json` made JSON of."""
+    schema = pa.schema([table.schema.field(name) for name in value["columns"]])
+    return pa.Table.from_pylist([dict(zip(value["columns"], row, strict=True)) for row in value["rows"]], schema=schema)
