@@ -1,10 +1,10 @@
-"""One sequence of commits for all runs: commit n is an intent `_commits/<n>.json`, created once, then applied to each table.
+"""One sequence of commits for all runs: commit n is an intent `_commits/<n>.json`, created once, then applied.
 
-    open    read the tail of the sequence ─▶ is its driver alive? ─▶ replay what is not applied ─▶ create n: the takeover
-    commit  create n: the intent with its parts ─▶ append to every table, ledger last, each with Delta transaction (vidproc, n)
+    open    read the tail of the sequence ─▶ its driver has ended? ─▶ replay what is open ─▶ create n, the takeover
+    commit  create n, the intent with its parts ─▶ append to every table, ledger last, each with Delta txn (vidproc, n)
 
-Why nothing is lost or doubled: only one driver can create n, and whoever finds it taken stops (LeaseLost). What an intent
-lists is applied by its driver or by a successor, in order, each table skipping an n that it already holds.
+Why nothing is lost or doubled: only one driver can create n, and whoever finds it taken stops (LeaseLost). What an
+intent lists is applied by its driver or by a successor, in order, each table skipping an n that it already holds.
 """
 
 import json
@@ -57,15 +57,19 @@ class Commits:
     def open(cls, tables_url: str, *, run_id: str, lease_s: float = LEASE_S) -> Self:
         """Take the lease, create missing tables, complete what an earlier driver left, and enter the takeover.
 
-        Raises LeaseLost if another driver is alive (seen within `lease_s` seconds), TablesDamaged if log and tables disagree.
+        Raises LeaseLost if another driver is alive (watched for up to `lease_s`), TablesDamaged if log and tables
+        disagree.
         """
         store = Store(tables_url)
         tail = _tail(store)
         if tail:
-            claim = read_intent(store, tail[-1]["epoch"])
-            if claim is None:
-                raise TablesDamaged(f"{store.root}: {intent_path(tail[-1]['epoch'])} is gone; restore it from a backup")
-            await_end(store, claim, lease_s=lease_s)
+            epoch = tail[-1]["epoch"]
+            await_end(store, _claim(store, epoch), lease_s=lease_s)
+            tail = _tail(store)  # its last commits may have come while we watched
+            if tail[-1]["epoch"] != epoch:
+                raise LeaseLost(
+                    f"run {tail[-1]['run_id']} has just taken over the tables at {store.root}; wait for its end"
+                )
         deltas = {name: deltalog.open_table(store, table) for name, table in TABLES.items()}
         for intent in tail:
             _check_parts(store, deltas, intent)
@@ -88,8 +92,8 @@ class Commits:
     def commit(self, parts: Sequence[Part], *, replace: Mapping[str, pa.Table] | None = None) -> int:
         """Bring `parts` into their tables, all or (seen after any recovery) nothing. Returns the commit's number.
 
-        `replace`: table name → keys (any of its key columns): older rows that match go in the same step. Without parts and
-        keys there is no commit, and the last number is returned. Raises LeaseLost if another driver has taken over.
+        `replace`: table name → keys (any of its key columns): older rows that match go in the same step. Without parts
+        and keys there is no commit, and the last number is returned. Raises LeaseLost if another driver has taken over.
         """
         keys = {name: rows for name, rows in (replace or {}).items() if rows.num_rows}
         with self._lock:
@@ -136,9 +140,16 @@ def _enter(store: Store, intent: Intent) -> None:
     if not store.create(intent_path(intent["n"]), json.dumps(intent).encode()):
         other = read_intent(store, intent["n"]) or {}
         raise LeaseLost(
-            f"run {other.get('run_id')} has taken over the tables at {store.root} (commit {intent['n']}, {other.get('at')}): "
-            f"run {intent['run_id']} stops; what it had not committed will be planned again"
+            f"run {other.get('run_id')} has taken over the tables at {store.root} (commit {intent['n']}, "
+            f"{other.get('at')}): run {intent['run_id']} stops; what it had not committed will be planned again"
         )
+
+
+def _claim(store: Store, epoch: int) -> Intent:
+    claim = read_intent(store, epoch)
+    if claim is None:
+        raise TablesDamaged(f"{store.root}: {intent_path(epoch)} is gone; restore it from a backup")
+    return claim
 
 
 def _tail(store: Store) -> list[Intent]:
@@ -161,8 +172,8 @@ def _check_parts(store: Store, deltas: Mapping[str, DeltaTable], intent: Intent)
     for part in intent["parts"]:
         if deltalog.version_of(deltas[part["table"]]) < intent["n"] and store.size(part["path"]) != part["bytes"]:
             raise TablesDamaged(
-                f"commit {intent['n']} of run {intent['run_id']} was not completed, and its file {part['path']} is gone or "
-                "altered: restore that file, or delete the rows of that run and label again"
+                f"commit {intent['n']} of run {intent['run_id']} was not completed, and its file {part['path']} is "
+                "gone or altered: restore that file, or delete the rows of that run and label again"
             )
 
 

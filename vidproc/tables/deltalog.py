@@ -1,4 +1,4 @@
-"""One table's Delta log: create, read, and append parts of commit n exactly once, taking out the rows that they replace."""
+"""One table's Delta log: create it, and bring commit n into it exactly once: parts added, replaced rows taken out."""
 
 import json
 import time
@@ -42,8 +42,8 @@ def open_table(store: Store, table: Table) -> DeltaTable:
     protocol = found.protocol()
     if (protocol.min_reader_version, protocol.min_writer_version) != (1, 2):
         raise TablesDamaged(
-            f"{url} has Delta protocol {protocol.min_reader_version}/{protocol.min_writer_version}; it must be 1/2, which "
-            "every reader knows: another tool has upgraded it (deletion vectors, column mapping); copy it back to 1/2"
+            f"{url} has Delta protocol {protocol.min_reader_version}/{protocol.min_writer_version}; it must be 1/2, "
+            "which every reader knows: something upgraded it (deletion vectors, column mapping); copy it back to 1/2"
         )
     names = [field.name for field in found.schema().fields]
     if names != table.schema.names:
@@ -63,9 +63,9 @@ def append_once(
     """Bring commit `n` into the table unless it is there: add `parts`, take out the older rows that match `replace`.
 
     `replace`: some of the table's key columns; every older row that agrees with one of its rows goes. All in one Delta
-    transaction that carries the application version n. The transaction is pinned to the state of the table that was looked
-    at (no conflict resolution by delta-rs: it lets a RemoveAction pass for a file that a compaction has just replaced,
-    which would bring the rows back). Whenever anybody else was faster, look again.
+    transaction that carries the application version n, pinned to the state of the table that was looked at: whenever
+    somebody else was faster, look again. (delta-rs's own conflict resolution would not do: it lets a RemoveAction pass
+    for a file that a compaction has just replaced, which brings the rows back.)
     """
     for attempt in range(TRIES):
         delta.update_incremental()
@@ -99,9 +99,9 @@ def _add(part: Part) -> AddAction:
 
 
 def _without(store: Store, table: Table, delta: DeltaTable, keys: pa.Table) -> list[AddAction | RemoveAction]:
-    """Actions that take the rows matching `keys` out of the table: its files that hold any go, their other rows come back.
+    """Actions that take the rows matching `keys` out: files that hold any go, their other rows come back.
 
-    The rewritten files are written here and now. A kill leaves them as orphans for vacuum; the next try makes them anew.
+    Those are written here and now. A kill leaves them as orphans for vacuum; the next try makes them anew.
     """
     if delta.get_add_actions().num_rows == 0:
         return []

@@ -1,7 +1,7 @@
 """The lease: who drives these tables, a heartbeat that shows it lives, and how a successor tells that it does not.
 
-A claim is an entry of the commit sequence (see `commit.py`), so exactly one driver can make it; its number is the epoch.
-The heartbeat of epoch e is the object `_leases/<e>.json`, which only that driver writes: nobody ever overwrites another's.
+A claim is an entry of the commit sequence (see `commit.py`), so exactly one driver can make it; its number is the
+epoch. The heartbeat of epoch e is the object `_leases/<e>.json`, which only that driver writes.
 """
 
 import json
@@ -57,7 +57,7 @@ def is_gone(claim: Mapping[str, Any]) -> bool:
     process = claim["process"]
     if process["place"] is None or process["place"] != _place():
         return False
-    return _pid_started(process["pid"]) != process["pid_started"]
+    return bool(_pid_started(process["pid"]) != process["pid_started"])
 
 
 def await_end(store: Store, claim: Mapping[str, Any], *, lease_s: float) -> None:
