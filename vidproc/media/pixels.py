@@ -1,0 +1,105 @@
+"""From decoded frames to a view's samples: one swscale pass per kept frame, straight to the target size, into shared memory."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from av import VideoFrame
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from vidproc.errors import TooLarge
+from vidproc.media.probe import rotation_of
+from vidproc.views import Clips, Frames, Picture
+
+_INTERPOLATION = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC, "area": Interpolation.AREA}
+_LONGEST_SIDE = 16_384
+_FORMAT = {"rgb": "rgb24", "gray": "gray8"}
+
+
+def scaled_size(picture: Picture, width: int, height: int) -> tuple[int, int]:
+    """(width, height) that a displayed picture of the given size is scaled to before the crop; at least the crop."""
+    if isinstance(picture.resize, tuple):
+        return picture.resize[1], picture.resize[0]
+    short = picture.resize
+    crop_height, crop_width = picture.shape[:2]
+    if width <= height:
+        return max(short, crop_width), max(round(short * height / width), crop_height)
+    return max(round(short * width / height), crop_width), max(short, crop_height)
+
+
+class PictureConverter:
+    """Turns frames into pixels of one `Picture`. Holds its swscale context: a new one per frame would cost more than scaling."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame, aspect: Fraction | None) -> npt.NDArray[np.uint8]:
+        """uint8 [height, width, channels] of the displayed picture: pixel aspect and rotation applied, centre-cropped."""
+        turn = rotation_of(frame)
+        width, height = max(round(frame.width * plausible(aspect)), 1), frame.height
+        if turn % 180:
+            width, height = height, width
+        width, height = scaled_size(self._picture, width, height)
+        if max(width, height) > _LONGEST_SIDE:  # a strip: its middle is all that the crop will see
+            raise TooLarge(f"{frame.width}x{frame.height} pixels would be scaled to {width}x{height}: too long a strip")
+        across, down = (height, width) if turn % 180 else (width, height)
+        small = self._reformatter.reformat(
+            frame,
+            width=across,
+            height=down,
+            format=_FORMAT[self._picture.colour],
+            interpolation=_INTERPOLATION[self._picture.interpolation],
+            dst_color_range=ColorRange.JPEG,
+            threads=1,
+        )
+        channels = self._picture.shape[2]
+        plane = small.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:down, : across * channels]
+        return self._crop(np.rot90(rows.reshape(down, across, channels), turn // 90))
+
+    def _crop(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        height, width, _ = self._picture.shape
+        top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+        return pixels[top : top + height, left : left + width]
+
+
+def plausible(aspect: Fraction | None) -> Fraction:
+    """A pixel's width ÷ height; 1 where it is not given or, beyond 1:8, a header error."""
+    return aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+
+
+@dataclass(eq=False)
+class Slots:
+    """Where one view's frames go. `data`: uint8 [samples, (frames,) height, width, channels] in shared memory."""
+
+    view: Frames | Clips
+    targets_us: npt.NDArray[np.int64]  # [samples, frames per sample]
+    data: npt.NDArray[np.uint8]
+    aspect: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        self.frame_us = np.zeros(self.targets_us.shape, np.int64)
+        flat = self.targets_us.reshape(-1)
+        self._order = np.argsort(flat, kind="stable")
+        self._sorted = flat[self._order]
+        self._flat = self.data.reshape(-1, *self.view.picture.shape)
+        self._next = 0
+        self._convert = PictureConverter(self.view.picture)
+
+    @property
+    def done(self) -> bool:
+        return self._next >= len(self._sorted)
+
+    def take(self, frame: VideoFrame, time_us: int, until_us: int | None) -> None:
+        """Give `frame` to all open targets up to and including `until_us` (None: to all that are left)."""
+        stop = len(self._sorted) if until_us is None else int(np.searchsorted(self._sorted, until_us, side="right"))
+        if stop <= self._next:
+            return
+        places = self._order[self._next : stop]
+        self._flat[places[0]] = self._convert(frame, self.aspect)
+        for place in places[1:]:
+            self._flat[place] = self._flat[places[0]]
+        self.frame_us.reshape(-1)[places] = time_us
+        self._next = stop

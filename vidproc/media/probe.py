@@ -1,0 +1,216 @@
+"""Opens a video once and says what it is: streams, times that can be believed, picture geometry. Runs in the child.
+
+Headers lie: one claims 40 hours and holds a second, another claims nothing. So the end is looked for in the packets: after
+a seek to the claimed end, else by reading all packets without decoding them.
+"""
+
+import contextlib
+from statistics import median
+from typing import Any
+
+import av
+import av.container
+
+from vidproc.errors import Damaged, TooLarge
+from vidproc.media.container import BinaryFile, microseconds, opened, prepare, select, time_stamp
+from vidproc.views import MICROSECONDS
+
+_DEFAULT_FRAME_US = 40_000
+_HEAD_PACKETS = 240
+_TAIL_US = 5 * MICROSECONDS
+_FIRST_FRAME_PACKETS = 200
+_MOST_PACKETS = 1 << 62  # the time limit ends it sooner
+_LEAST_BITS_PER_SECOND = 500
+"""A declared duration that would mean fewer bits a second than this is not believed."""
+
+
+def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, Any]:
+    """Facts of one video, JSON-able. Raises the typed errors of `opened`, and `Damaged` if no frame or sound decodes."""
+    limits = request["limits"]
+    with opened(file, limits=limits) as container:
+        picture, sound = select(container)
+        facts: dict[str, Any] = {
+            "container": container.format.name,
+            "codec": (picture if picture is not None else sound).codec_context.name,
+            "has_audio": sound is not None,
+            "has_picture": picture is not None,
+            "has_subtitles": bool(container.streams.subtitles),
+            "metadata": _metadata(container),
+            "declared_us": _declared(container, request["size"]),
+        }
+        if picture is not None:
+            facts.update(_geometry(container, picture, limits))
+    facts.update(_times(file, limits))
+    facts["still"] = picture is not None and facts["end_us"] - facts["start_us"] <= facts["frame_us"]
+    if picture is not None:
+        facts["fps"] = _believable_rate(facts)
+    return facts
+
+
+def _believable_rate(facts: dict[str, Any]) -> float | None:
+    """The container's frame rate, unless the packets' times contradict it: Matroska's may be 1,000 where 30 is meant."""
+    if facts["still"]:
+        return None
+    measured = MICROSECONDS / facts["frame_us"]
+    stated: float | None = facts["fps"]
+    return stated if stated and 0.5 < stated / measured < 2 else measured
+
+
+def _metadata(container: av.container.InputContainer) -> dict[str, str]:
+    """Container tags, bounded: at most 64 of at most 1,000 characters, without control characters."""
+
+    def clean(text: object) -> str:
+        return "".join(c if c.isprintable() else " " for c in str(text))[:1000].encode(errors="replace").decode()
+
+    return {clean(k)[:100]: clean(v) for k, v in list(container.metadata.items())[:64]}
+
+
+def _geometry(container: av.container.InputContainer, picture: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    """Displayed size and rotation: those of the first frame that decodes, not of the header."""
+    context = prepare(picture, limits=limits)
+    frame = None
+    try:
+        for count, packet in enumerate(container.demux(picture)):
+            frame = _first_frame(context, packet)
+            if frame is not None or count >= _FIRST_FRAME_PACKETS:
+                break
+    except MemoryError:
+        raise TooLarge("its first frame needs more memory than the limit") from None
+    except av.FFmpegError:
+        pass  # what could be read was read
+    width, height = (frame.width, frame.height) if frame is not None else (context.width, context.height)
+    if width * height > limits["pixels"]:
+        raise TooLarge(f"{width}x{height} pixels; the limit is {limits['pixels']}")
+    if frame is None:
+        raise Damaged(f"no frame of its {context.name} stream decodes")
+    turn = rotation_of(frame)
+    if turn % 180:
+        width, height = height, width
+    rate = picture.average_rate or picture.guessed_rate
+    return {
+        "width": width,
+        "height": height,
+        "rotation": turn,
+        "fps": float(rate) if rate and 0 < rate <= 1000 else None,
+    }
+
+
+def _first_frame(context: Any, packet: Any) -> Any | None:
+    try:
+        return next(iter(context.decode(packet if packet.size else None)), None)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, EOFError):
+        return None
+
+
+def rotation_of(frame: Any) -> int:
+    """Quarter turns counter-clockwise that show the frame upright, in degrees 0, 90, 180, 270; other angles count as 0."""
+    turn = int(frame.rotation)
+    return turn % 360 if turn % 90 == 0 else 0
+
+
+def _declared(container: av.container.InputContainer, size: int) -> int | None:
+    declared = container.duration
+    if not declared or declared <= 0 or size * 8 * MICROSECONDS / declared < _LEAST_BITS_PER_SECOND:
+        return None
+    return int(declared)
+
+
+class _Extent:
+    """What the packets of one stream say of its times."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.times: list[int] = []
+        self.end_us: int | None = None
+        self.packets = 0
+
+    def add(self, packet: Any) -> None:
+        if not packet.size or packet.is_discard:
+            return
+        self.packets += 1
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None:
+            return
+        time_us = microseconds(stamp, self._stream.time_base)
+        if len(self.times) < _HEAD_PACKETS:
+            self.times.append(time_us)
+        length = microseconds(packet.duration, self._stream.time_base) if packet.duration else 0
+        if length > 10 * MICROSECONDS:  # a slide may be shown that long; a header error may claim years
+            length = 0
+        self.end_us = max(self.end_us if self.end_us is not None else time_us, time_us + length)
+
+    def frame_us(self) -> int:
+        """The usual distance of two packets."""
+        ordered = sorted(self.times)
+        steps = [b - a for a, b in zip(ordered, ordered[1:], strict=False) if b > a]
+        return int(median(steps)) if steps else _DEFAULT_FRAME_US
+
+    def rate_varies(self) -> bool:
+        ordered = sorted(self.times)
+        steps = sorted(b - a for a, b in zip(ordered, ordered[1:], strict=False) if b > a)
+        return bool(steps) and steps[-1 - len(steps) // 20] - steps[len(steps) // 20] > max(
+            steps[len(steps) // 2] // 20, 2000
+        )
+
+
+def _read(container: av.container.InputContainer, stream: Any, extent: _Extent, most: int) -> bool:
+    """Feed up to `most` packets to `extent`. True if the stream's end was reached."""
+    try:
+        for count, packet in enumerate(container.demux(stream)):
+            extent.add(packet)
+            if count + 1 >= most:
+                return False
+    except av.FFmpegError:
+        pass  # a torn tail ends the stream here
+    return True
+
+
+def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
+    """Start, end, usual frame distance and whether it varies, in µs, as the packets have them."""
+    with opened(file, limits=limits) as container:
+        stream = next(s for s in select(container) if s is not None)
+        extent = _Extent(stream)
+        ended = _read(container, stream, extent, _HEAD_PACKETS)
+        if not ended:
+            claimed = (stream.duration and microseconds(stream.duration, stream.time_base)) or container.duration
+            ended = bool(claimed) and _read_tail(container, stream, extent, claimed)
+    if not ended:
+        with opened(file, limits=limits) as container:
+            stream = next(s for s in select(container) if s is not None)
+            whole = _Extent(stream)
+            _read(container, stream, whole, _MOST_PACKETS)
+            extent.packets, extent.end_us = whole.packets, whole.end_us
+    frame_us = extent.frame_us()
+    if not extent.times or extent.end_us is None:
+        return _untimed(file, limits)
+    start_us = min(extent.times)
+    end_us = max(extent.end_us, start_us + frame_us)
+    return {"start_us": start_us, "end_us": end_us, "frame_us": frame_us, "variable_rate": extent.rate_varies()}
+
+
+def _untimed(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
+    """A raw stream has no time stamps: its frames are counted, by decoding them, at the nominal rate."""
+    frames = 0
+    with opened(file, limits=limits) as container:
+        stream = next(s for s in select(container) if s is not None)
+        context = prepare(stream, limits=limits)
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.FFmpegError, EOFError):
+                frames += len(context.decode(packet))
+        rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
+    frame_us = int(MICROSECONDS / rate) if rate else _DEFAULT_FRAME_US
+    return {"start_us": 0, "end_us": max(frames, 1) * frame_us, "frame_us": frame_us, "variable_rate": False}
+
+
+def _read_tail(container: av.container.InputContainer, stream: Any, extent: _Extent, claimed_us: int) -> bool:
+    """Seek near the claimed end and read to the real one. False if that shows nothing new: the claim was wrong."""
+    before = extent.end_us
+    target = claimed_us + (microseconds(stream.start_time, stream.time_base) if stream.start_time else 0) - _TAIL_US
+    try:
+        container.seek(time_stamp(max(target, 0), stream.time_base), stream=stream, backward=True)
+    except (av.FFmpegError, OverflowError):
+        return False
+    _read(container, stream, extent, _MOST_PACKETS)
+    return extent.end_us is not None and before is not None and extent.end_us > before and extent.end_us >= target
