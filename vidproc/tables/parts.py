@@ -43,10 +43,10 @@ def store_at(url: str) -> Store:
     return Store(url)
 
 
-def parquet_bytes(rows: pa.Table) -> bytes:
+def parquet_bytes(rows: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
     """`rows` as a Parquet file in memory: an exception half-way publishes nothing."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    pq.write_table(rows, sink, compression="zstd", row_group_size=row_group_rows)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import fsspec
+
 from vidproc.errors import UsageError
 
 TRIES = 7
@@ -50,6 +52,7 @@ class _Objects(Protocol):
     def size(self, path: str) -> int | None: ...
     def delete(self, path: str) -> None: ...
     def transient(self, error: Exception) -> bool: ...
+    def filesystem(self) -> Any: ...
 
 
 class Store:
@@ -78,6 +81,10 @@ class Store:
     def url_of(self, path: str = "") -> str:
         """The whole URL: an absolute path for a local folder. DeltaTable takes it as it is."""
         return f"{self.root}/{path}" if path else self.root
+
+    def filesystem(self) -> Any:
+        """The fsspec filesystem that holds the objects, for readers of many of them (pyarrow datasets)."""
+        return self._objects.filesystem()
 
     def put(self, path: str, data: bytes) -> None:
         """Write a whole object, replacing what was there. Readers see the old or the new one, nothing between."""
@@ -157,6 +164,9 @@ class _LocalObjects:
     def transient(self, error: Exception) -> bool:
         return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
+    def filesystem(self) -> Any:
+        return fsspec.filesystem("file")
+
     @contextlib.contextmanager
     def _temporary(self, path: str, data: bytes) -> Iterator[Path]:
         folder = Path(path).parent
@@ -214,6 +224,9 @@ class _S3Objects:
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(path)
+
+    def filesystem(self) -> Any:
+        return self._fs
 
     def transient(self, error: Exception) -> bool:
         from botocore.exceptions import ConnectionError as BotoConnectionError  # type: ignore[import-untyped]
