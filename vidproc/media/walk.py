@@ -1,0 +1,243 @@
+"""What lies at an archive URL: files of folders, prefixes and globs, streamed with their sizes and etags.
+
+    place = locate("s3://bucket/2024/")          # raises UsageError if nothing is there
+    for found in find(place, wants=is_video, ignored=ignored): ...
+
+Local folders: links to files are followed (a row under the link's name); links to folders are not, so that there are
+no loops and nothing is listed twice: they are counted as ignored. Give the folder behind one as a URL of its own.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from fsspec.utils import glob_translate
+
+from vidproc.errors import InputError, Missing, Unreadable, UsageError
+from vidproc.media.ranges import (
+    filesystem_of,
+    is_s3,
+    local_etag,
+    local_path,
+    local_uri,
+    remote_etag,
+    split_s3,
+    storage_errors,
+    with_retries,
+)
+from vidproc.media.s3_keys import list_keys
+from vidproc.media.selection import Ignored
+from vidproc.media.sources import Source
+
+LINK_TO_FOLDER = "(link to a folder)"
+NOT_A_FILE = "(not a regular file)"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+class Found(NamedTuple):
+    """A file: where it is, its name below the archive's URL, or why it cannot be read."""
+
+    source: Source
+    name: str
+    problem: InputError | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """An archive URL, looked up. `filesystem`: None for local ones. `path`: the filesystem's own form of the URL."""
+
+    url: str
+    kind: Literal["file", "folder", "glob"]
+    path: str
+    filesystem: Any = None
+
+    @property
+    def root(self) -> str:
+        """The folder that names are relative to, with its last slash; of a glob the part without magic."""
+        if self.kind == "folder":
+            return self.path.rstrip("/") + "/"
+        magic = _MAGIC.search(self.path) if self.kind == "glob" else None
+        return self.path[: magic.start() if magic else None].rpartition("/")[0] + "/"
+
+    def contains(self, other: "Place") -> bool:
+        """Whether everything of the other place is found here too."""
+        same = type(self.filesystem) is type(other.filesystem)
+        return same and (self == other or (self.kind == "folder" and other.root.startswith(self.root)))
+
+
+def locate(url: str) -> Place:
+    """Raises `UsageError` if there is nothing at the URL, or if it cannot be asked."""
+    path = local_path(url)
+    if path is not None:
+        return _locate_local(url, path)
+    try:
+        filesystem = filesystem_of(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{url}: {error}: use a path, s3://…, https://… or another fsspec URL") from error
+    path = url.partition("://")[2] if is_s3(filesystem) else str(filesystem._strip_protocol(url))
+    try:
+        return Place(url, _kind(url, filesystem, path), path, filesystem)
+    except InputError as error:
+        raise UsageError(f"archive {url} cannot be listed: {error}") from error
+
+
+def find(place: Place, *, wants: Callable[[str], bool], ignored: Ignored, threads: int = 8) -> Iterator[Found]:
+    """The wanted files of a place, in no particular order. Names that are not wanted go to `ignored`.
+
+    Raises `UsageError` if the place itself cannot be listed; a folder in it that cannot is a `Found` with a problem.
+    """
+    if place.kind == "file":
+        name = (
+            urlsplit(place.url).path.rpartition("/")[2] if _is_http(place.filesystem) else place.path.rpartition("/")[2]
+        )
+        if wants(name):
+            yield look_up(place.url if place.filesystem else local_uri(place.path), name=name)
+        else:
+            ignored.add_name(name)
+        return
+    if place.kind == "glob":
+        wants = partial(_wants_match, re.compile(glob_translate(place.path)), place.root, wants)
+    try:
+        if place.filesystem is None:
+            depth = None if place.kind == "folder" or "**" in place.path else place.path[len(place.root) :].count("/")
+            yield from _walk_local(place.root, depth, wants, ignored)
+        elif is_s3(place.filesystem):
+            yield from _walk_s3(place, wants, ignored, threads)
+        else:
+            yield from _walk_remote(place, wants, ignored)
+    except InputError as error:
+        raise UsageError(f"archive {place.url} cannot be listed: {error}") from error
+
+
+def look_up(uri: str, *, name: str) -> Found:
+    """One file by its URI: for local ones a stat, for remote ones a HEAD."""
+    path = local_path(uri)
+    if path is not None:
+        return _local_file(path, name)
+    filesystem = filesystem_of(uri)
+    try:
+        return _remote_file(uri, name, with_retries(uri, lambda: filesystem.info(uri)))
+    except InputError as error:
+        return Found(Source(uri, "", 0, 0, ""), name, error)
+
+
+def _locate_local(url: str, path: str) -> Place:
+    if url.startswith("file://") and os.path.lexists(url.removeprefix("file://")):
+        path = url.removeprefix("file://")  # given as it is, not percent-encoded
+    path = os.path.abspath(Path(path).expanduser())  # noqa: PTH100  (Path.absolute keeps "..")
+    if os.path.isdir(path):  # noqa: PTH112
+        return Place(url, "folder", path)
+    if os.path.lexists(path):
+        return Place(url, "file", path)
+    if _MAGIC.search(path):
+        return Place(url, "glob", path)
+    raise UsageError(
+        f"archive {url} does not exist (looked for {local_uri(path)}): give a file, a folder, a glob or a URL"
+    )
+
+
+def _kind(url: str, filesystem: Any, path: str) -> Literal["file", "folder", "glob"]:
+    if is_s3(filesystem) and (path.endswith("/") or "/" not in path):
+        return "folder"
+    try:
+        info = with_retries(url, lambda: filesystem.info(url))
+    except Missing:
+        if _MAGIC.search(path) and not _is_http(filesystem):
+            return "glob"
+        raise
+    return "folder" if info["type"] == "directory" else "file"
+
+
+def _is_http(filesystem: Any) -> bool:
+    """HTTP has no folders; and in its URLs `?` and `[` are no magic."""
+    return filesystem is not None and "https" in filesystem.protocol
+
+
+def _wants_match(pattern: re.Pattern[str], root: str, wants: Callable[[str], bool], name: str) -> bool:
+    return pattern.match(root + name) is not None and wants(name)
+
+
+def _walk_local(root: str, depth: int | None, wants: Callable[[str], bool], ignored: Ignored) -> Iterator[Found]:
+    pending = [(root, 0)]
+    while pending:
+        folder, level = pending.pop()
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            source = Source(local_uri(folder), "", 0, 0, "")
+            yield Found(source, folder[len(root) :], Unreadable(f"folder {local_uri(folder)}: {error.strerror}"))
+            continue
+        with entries:
+            for entry in entries:
+                name = entry.path[len(root) :]
+                if entry.is_dir(follow_symlinks=False):
+                    if depth is None or level < depth:
+                        pending.append((entry.path, level + 1))
+                elif not wants(name):
+                    ignored.add(LINK_TO_FOLDER) if entry.is_dir() else ignored.add_name(name)
+                else:
+                    found = _local_file(entry.path, name)
+                    if isinstance(found.problem, _NotAFile):
+                        ignored.add(LINK_TO_FOLDER if entry.is_dir() else NOT_A_FILE)
+                    else:
+                        yield found
+
+
+class _NotAFile(Unreadable):
+    """A folder, FIFO, socket or device."""
+
+
+def _local_file(path: str, name: str) -> Found:
+    uri = local_uri(path)
+    try:
+        with storage_errors(uri):
+            status = os.stat(path)  # noqa: PTH116
+    except InputError as error:
+        return Found(Source(uri, "", 0, 0, ""), name, error)
+    problem = None if stat.S_ISREG(status.st_mode) else _NotAFile(f"{uri} is not a regular file")
+    return Found(Source(uri, "", 0, status.st_size, local_etag(status)), name, problem)
+
+
+def _walk_s3(place: Place, wants: Callable[[str], bool], ignored: Ignored, threads: int) -> Iterator[Found]:
+    protocol = place.url.partition("://")[0]
+    bucket, prefix = split_s3(f"{protocol}://{place.path}")
+    if place.kind == "folder":
+        prefix = prefix and prefix.rstrip("/") + "/"
+    else:
+        prefix = _MAGIC.split(prefix)[0]
+    start = len(place.root) - len(bucket) - 1
+    for key in list_keys(place.filesystem, bucket=bucket, prefix=prefix, threads=threads):
+        name = key["Key"][start:]
+        if wants(name):
+            yield Found(Source(f"{protocol}://{bucket}/{key['Key']}", "", 0, key["Size"], remote_etag(key)), name)
+        elif not name.endswith("/"):  # what consoles create to show an empty folder
+            ignored.add_name(name)
+
+
+def _walk_remote(place: Place, wants: Callable[[str], bool], ignored: Ignored) -> Iterator[Found]:
+    """One folder at a time: fsspec's `find` would hold the whole tree."""
+    root = place.root.rstrip("/") or "/"
+    with storage_errors(place.url):
+        for _, _, files in place.filesystem.walk(root, detail=True, on_error="raise"):
+            for info in files.values():
+                name = info["name"][len(place.root) :]
+                if wants(name):
+                    yield _remote_file(place.filesystem.unstrip_protocol(info["name"]), name, info)
+                else:
+                    ignored.add_name(name)
+
+
+def _remote_file(uri: str, name: str, info: Mapping[str, Any]) -> Found:
+    size, etag = info.get("size"), remote_etag(info)
+    if info.get("type") == "directory":
+        return Found(Source(uri, "", 0, 0, etag), name, _NotAFile(f"{uri} is a folder: name the files in it"))
+    if size is None:
+        problem = Unreadable(f"{uri}: its server does not tell its size, which reading by range needs")
+        return Found(Source(uri, "", 0, 0, etag), name, problem)
+    return Found(Source(uri, "", 0, size, etag), name)
