@@ -17,6 +17,7 @@
         ├── Damaged              damaged          opened, but nothing of it decodes
         ├── TooLarge             too_large        pixels, streams, memory or size beyond the limits
         ├── TimedOut             timeout          took longer than the limit
+        ├── NotFinite            not_finite       a network's scores for it are no numbers
         └── KilledWorker         killed_worker    the decoder crashed, or the kernel killed it
 """
 
@@ -103,6 +104,10 @@ class TimedOut(InputError):
     reason = "timeout"
 
 
+class NotFinite(InputError):
+    reason = "not_finite"
+
+
 class KilledWorker(InputError):
     reason = "killed_worker"
 
@@ -119,6 +124,7 @@ INPUT_ERRORS: dict[str, type[InputError]] = {
         Damaged,
         TooLarge,
         TimedOut,
+        NotFinite,
         KilledWorker,
     )
 }

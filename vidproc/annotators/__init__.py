@@ -1,0 +1,23 @@
+"""All annotators by name. A new one is one file and one line here."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vidproc.annotators.actions import Actions
+from vidproc.annotators.base import Annotator
+from vidproc.annotators.objects import Objects
+
+
+class Factory(Protocol):
+    """Makes an annotator from what a job's flags say; `weights` None takes its default.
+
+    Raises `UsageError` or `WeightsError` before any work.
+    """
+
+    def __call__(self, weights: str | None = None, *, allow_licences: Sequence[str] = ()) -> Annotator: ...
+
+
+ANNOTATORS: dict[str, Factory] = {
+    "actions": Actions.from_spec,
+    "objects": Objects.from_spec,
+}

@@ -1,0 +1,166 @@
+"""Classification of samples: what `actions` and `objects` share. `forward.py` has the device's side."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vidproc.annotators.base import Annotation, Network
+from vidproc.annotators.rows import no_rows, repeated, rows_of
+from vidproc.errors import UsageError, WeightsError
+from vidproc.media.samples import Samples
+from vidproc.models.weights import Weights, resolve_weights
+from vidproc.schema import LABELS
+from vidproc.views import Clips, Frames, View, view_to_json
+
+Scores = npt.NDArray[np.float32]
+
+
+def model_id(architecture: str, **parts: object) -> str:
+    """Architecture and 8 hex digits of a hash over `parts`, the same in every process and release."""
+    text = json.dumps(parts, sort_keys=True)
+    return f"{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A network that scores every sample of one view. Holding it costs no torch; it travels to the device's process.
+
+    `top_k`, `floor`: at most so many labels a sample, each with at least this score.
+    `batch`: samples per forward pass; None takes 8 on a CPU, where more only leaves the caches, and 64 on a GPU.
+    """
+
+    name: ClassVar[str]
+    default_weights: ClassVar[str]
+    task: ClassVar[str]
+    kind: ClassVar[type[Clips] | type[Frames]]
+    version: ClassVar[int] = 1
+    """Counts changes of this code that change scores: a part of `model_id`."""
+
+    weights: Weights = field(repr=False)
+    top_k: int = 5
+    floor: float = 0.05
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or not 0 <= self.floor <= 1 or (self.batch is not None and self.batch < 1):
+            raise UsageError(f"{self.name}: top_k and batch must be at least 1, floor in 0..1")
+
+        if not isinstance(self.weights.view, self.kind):
+            raise WeightsError(
+                f"weights {self.weights.url} look at {type(self.weights.view).__name__.lower()}, but {self.name} needs "
+                f"{self.kind.__name__.lower()}: choose weights of another architecture"
+            )
+
+    @classmethod
+    def from_spec(cls, weights: str | None = None, *, allow_licences: Sequence[str] = ()) -> Self:
+        """The annotator with the weights of that name; "demo" means this package's own. Raises `WeightsError`."""
+        spec = weights or cls.default_weights
+        spec = f"demo:{cls.name}" if spec == "demo" else spec
+        return cls(weights=resolve_weights(spec, allow_licences=allow_licences))
+
+    @property
+    def view(self) -> Clips | Frames:
+        raise NotImplementedError  # each kind of classifier may change the pace of its weights' view
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return (self.view,)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (LABELS.name,)
+
+    @property
+    def model_id(self) -> str:
+        return model_id(
+            self.weights.architecture,
+            weights=self.weights.sha256,
+            views=[view_to_json(view) for view in self.views],
+            version=self.version,
+            settings=[self.top_k, self.floor, self.weights.multi_label, self.weights.mean, self.weights.std],
+        )
+
+    def label_rows(self, mean_scores: Scores) -> pa.Table:
+        """Columns task, label, label_id, score, rank: the best labels of a whole video's mean scores."""
+        columns = top_labels(mean_scores[None], top_k=self.top_k, floor=self.floor)
+        return pa.table(self._label_columns(columns))
+
+    def load(self, device: str) -> Network:
+        """The network on `device`. Raises `WeightsError`."""
+        from vidproc.annotators.forward import load_scoring_network
+
+        return ClassifierNetwork(self, load_scoring_network(self.weights, device=device, batch=self.batch))
+
+    def rows(self, scores: Scores, samples: Samples) -> pa.Table:
+        """Rows of the `labels` table (less the common columns) for scores [samples, labels]."""
+        columns = top_labels(scores, top_k=self.top_k, floor=self.floor)
+        spans = {"start_us": samples.start_us[columns.sample], "end_us": samples.end_us[columns.sample]}
+        scope = {"scope": repeated("sample", len(columns.sample))}
+        return rows_of(LABELS, {**spans, **scope, **self._label_columns(columns)})
+
+    def _label_columns(self, columns: "TopLabels") -> dict[str, pa.Array]:
+        return {
+            "task": repeated(self.task, len(columns.label_id)),
+            "label": pa.array(self.weights.categories, pa.string()).take(pa.array(columns.label_id)),
+            "label_id": pa.array(columns.label_id),
+            "score": pa.array(columns.score),
+            "rank": pa.array(columns.rank),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TopLabels:
+    """Columns of equal length, by sample, then by rank from 1."""
+
+    sample: npt.NDArray[np.int64]
+    label_id: npt.NDArray[np.int32]
+    score: Scores
+    rank: npt.NDArray[np.int32]
+
+
+def top_labels(scores: Scores, *, top_k: int, floor: float) -> TopLabels:
+    """The best labels of each row of scores [samples, labels]; of equal scores the lower label_id comes first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    best = np.take_along_axis(scores, order, axis=1)
+    sample, place = np.nonzero(best >= floor)
+    return TopLabels(
+        sample=sample.astype(np.int64),
+        label_id=order[sample, place].astype(np.int32),
+        score=best[sample, place].astype(np.float32),
+        rank=(place + 1).astype(np.int32),
+    )
+
+
+class Scorer(Protocol):
+    """What turns samples into scores: `forward.ScoringNetwork` on a device, or a fake in a test."""
+
+    def scores(self, data: Sequence[npt.NDArray[np.uint8]]) -> list[Scores]:
+        """One array [samples, labels] per array of samples."""
+
+
+class ClassifierNetwork:
+    """A `Classifier` with its network on a device."""
+
+    def __init__(self, classifier: Classifier, scorer: Scorer) -> None:
+        self.classifier = classifier
+        self.scorer = scorer
+
+    def annotate(self, segments: Sequence[Mapping[View, Samples]]) -> list[Annotation]:
+        """One annotation per segment, in order. Raises `NotFinite` rather than hand on a score that is no number."""
+        view = self.classifier.view
+        present = [i for i, segment in enumerate(segments) if view in segment and len(segment[view])]
+        found = self.scorer.scores([segments[i][view].data for i in present])
+        annotations = [Annotation(rows={LABELS.name: no_rows(LABELS)}) for _ in segments]
+        for i, scores in zip(present, found, strict=True):
+            annotations[i] = Annotation(
+                rows={LABELS.name: self.classifier.rows(scores, segments[i][view])},
+                samples=len(scores),
+                tally=scores.sum(axis=0, dtype=np.float64).astype(np.float32),
+            )
+        return annotations

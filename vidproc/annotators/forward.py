@@ -1,0 +1,108 @@
+"""The device's side of classification: batches filled across segments, uint8 up, scores down. Imports torch."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vidproc.errors import NotFinite
+from vidproc.models.load import load_network
+from vidproc.models.optimise import for_inference
+from vidproc.models.weights import Weights
+
+log = logging.getLogger(__name__)
+
+LEAST = 4
+"""Samples of the smallest forward pass; fewer are padded. From 3 on, oneDNN's scores of a sample do not depend, bit for bit,
+on how many others share its batch: so a run that was killed and resumed, with other batches, writes the same numbers."""
+
+DEFAULT_BATCH = {"cpu": 8, "cuda": 64}
+
+
+class ScoringNetwork:
+    """A network on its device that scores uint8 samples: float32 on a CPU, bfloat16 autocast on CUDA."""
+
+    def __init__(self, network: nn.Module, weights: Weights, *, device: str, batch: int | None = None) -> None:
+        self.network = network
+        self.device = torch.device(device)
+        self.batch = batch or DEFAULT_BATCH[self.device.type]
+        self.multi_label = weights.multi_label
+        self.sample_shape = weights.view.sample_shape  # type: ignore[union-attr]
+        # (x / 255 - mean) / std as one multiply and one add, for channels last and innermost
+        std = torch.tensor(weights.std)
+        self.scale = (1 / (255 * std)).to(self.device)
+        self.shift = (-torch.tensor(weights.mean) / std).to(self.device)
+
+    def scores(self, data: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
+        """[samples, *shape] each → [samples, labels] each. Batches run across the arrays' borders.
+
+        A CUDA out-of-memory halves the batch, for this call and those after it. Raises `NotFinite`.
+        """
+        lengths = [len(array) for array in data]
+        if not sum(lengths):
+            return [np.empty((0, 0), np.float32) for _ in data]
+        pieces = [_tensor(array) for array in data]
+        done: list[Tensor] = []
+        at, total = 0, sum(lengths)
+        with torch.inference_mode():
+            while at < total:
+                size = min(self.batch, total - at)
+                try:
+                    done.append(self._forward(_slice(pieces, at, at + size)))
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    self._halve(size)
+                    continue
+                at += size
+            scores: npt.NDArray[np.float32] = torch.cat(done).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise NotFinite(
+                f"{int((~np.isfinite(scores).all(axis=1)).sum())} of {total} samples were scored with no number: "
+                "the network overflows on them, or its weights are damaged; nothing was written for them"
+            )
+        return np.split(scores, np.cumsum(lengths)[:-1])
+
+    def _halve(self, size: int) -> None:
+        self.batch = size // 2
+        log.warning("out of device memory at %d samples: going on with batches of %d", size, self.batch)
+        torch.cuda.empty_cache()
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [samples, (frames,) height, width, channels] → float32 scores [samples, labels]."""
+        count = len(pixels)
+        if count < LEAST <= self.batch:
+            pixels = torch.cat([pixels, pixels[-1:].expand(LEAST - count, *pixels.shape[1:])])
+        x = pixels.to(self.device, non_blocking=True).to(torch.float32)
+        x.mul_(self.scale).add_(self.shift)
+        x = x.movedim(-1, 1)  # channels first by name only: in memory they stay last, as the convolutions like it
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits: Tensor = self.network(x)[:count].float()
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+
+def load_scoring_network(weights: Weights, *, device: str, batch: int | None) -> ScoringNetwork:
+    """Raises `WeightsError` when the checkpoint is not what its sidecar says."""
+    return ScoringNetwork(for_inference(load_network(weights), device), weights, device=device, batch=batch)
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The array as a tensor without a copy. It is only ever read, so memory that must not be written is fine."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _slice(pieces: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """Samples start..stop of the pieces laid end to end; no copy where they lie in one piece."""
+    found, at = [], 0
+    for piece in pieces:
+        if (low := max(start, at)) < (high := min(stop, at + len(piece))):
+            found.append(piece[low - at : high - at])
+        at += len(piece)
+    return found[0] if len(found) == 1 else torch.cat(found)
