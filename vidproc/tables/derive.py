@@ -1,0 +1,221 @@
+"""Derive: what needs whole videos but no pixels. A unit whose segments are all in the ledger gets its whole-video row,
+its labels over the whole video, and the `videos` row. The first says that this is done: a kill before is made good."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidproc.errors import TablesDamaged
+from vidproc.schema import LABELS, LEDGER, VIDEOS, WHOLE_VIDEO
+from vidproc.tables import sql
+from vidproc.tables.commit import Commits
+from vidproc.tables.merge import (
+    Row,
+    best_facts,
+    lower_to_partial,
+    merge_coverage,
+    merge_status,
+    parse_facts,
+    video_row,
+)
+from vidproc.tables.parts import write_part
+
+COMMIT_SEGMENTS = 10_000
+"""Ledger rows (and at most so many videos) that one commit derives from: bounds the memory that tallies take."""
+
+UNIT = ("video_id", "annotator", "model_id")
+
+
+class Labeller(Protocol):
+    """What derive needs of an annotator; `vidproc.annotators.base.Annotator` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_id(self) -> str: ...
+    def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None: ...
+
+
+def pending_derivations(tables_url: str, annotators: Mapping[str, Labeller]) -> int:
+    """How many videos wait to be derived for these annotators."""
+    with sql.session(tables_url, [LEDGER.name]) as connection:
+        _find_pending(connection, annotators)
+        (videos,) = sql.one_row(connection, "SELECT count(DISTINCT video_id) FROM pending")
+        return int(videos)
+
+
+def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segments: int = COMMIT_SEGMENTS) -> int:
+    """Derive every video that is complete for one of `annotators`, some thousand segments a commit; returns how many.
+
+    Complete means: all its segments are in the ledger and its whole-video row is not. What an earlier run left of other
+    annotators, or of other weights, stays pending until a run that has them: only they can name the labels.
+    """
+    derived = 0
+    with sql.session(commits.tables_url, [LEDGER.name, VIDEOS.name]) as connection:
+        _find_pending(connection, annotators)
+        connection.execute(_EARLIER)
+        connection.execute(
+            "CREATE TEMP TABLE stale AS SELECT DISTINCT video_id FROM videos SEMI JOIN pending USING (video_id)"
+        )
+        for segments in _whole_videos(sql.batches(connection, _SEGMENTS), commit_segments):
+            units, labels = _derive_units(segments, annotators, commits.run_id)
+            videos = _derive_videos(connection, units, commits.run_id)
+            _commit(commits, connection, units, labels, videos)
+            derived += len(videos)
+    return derived
+
+
+def _find_pending(connection: Any, annotators: Mapping[str, Labeller]) -> None:
+    wanted = [{"annotator": one.name, "model_id": one.model_id} for one in annotators.values()]
+    schema = pa.schema([("annotator", pa.string()), ("model_id", pa.string())])
+    connection.register("wanted", pa.Table.from_pylist(wanted, schema=schema))
+    connection.execute(
+        f"""CREATE TEMP TABLE pending AS
+        SELECT video_id, annotator, model_id
+        FROM ledger SEMI JOIN wanted USING (annotator, model_id)
+             ANTI JOIN (SELECT video_id, annotator, model_id FROM ledger WHERE segment = {WHOLE_VIDEO}) AS finished
+             USING (video_id, annotator, model_id)
+        WHERE segment >= 0
+        GROUP BY video_id, annotator, model_id HAVING count(DISTINCT segment) >= max(n_segments)"""
+    )
+
+
+_MERGED = ("status", "reason", "coverage", "n_segments", "facts")
+# The newest whole-video row of each other annotator of the pending videos: the `videos` row is merged over all of them.
+_EARLIER = f"""CREATE TEMP TABLE earlier AS
+    SELECT video_id, annotator, {", ".join(f'last({name} ORDER BY "at") AS {name}' for name in _MERGED)}
+    FROM ledger WHERE segment = {WHOLE_VIDEO} AND video_id IN (SELECT video_id FROM pending)
+    GROUP BY video_id, annotator"""
+_SEGMENTS = """SELECT ledger.* EXCLUDE (run_id, worker, "at")
+    FROM ledger SEMI JOIN pending USING (video_id, annotator, model_id)
+    WHERE segment >= 0 ORDER BY video_id, annotator, model_id, segment"""
+
+
+def _whole_videos(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:
+    """Rows that come ordered by video, cut into tables of about `most_rows` rows between two videos."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(piece.num_rows for piece in held) >= most_rows:
+            rows = pa.Table.from_batches(held)
+            last = rows.column("video_id")[-1]
+            cut = pc.index(rows.column("video_id"), last).as_py()
+            if cut:
+                yield rows.slice(0, cut)
+            held = rows.slice(cut).to_batches()
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _derive_units(segments: pa.Table, annotators: Mapping[str, Labeller], run_id: str) -> tuple[list[Row], pa.Table]:
+    """The whole-video ledger rows, and the rows of `labels` over whole videos."""
+    by_unit = {(one.name, one.model_id): one for one in annotators.values()}
+    now = datetime.now(UTC)
+    tallies = _Tallies(segments.column("tally"))
+    light = segments.drop_columns(["tally"]).to_pylist()
+    units, labels, first = [], [LABELS.schema.empty_table()], 0
+    for key, group in groupby(light, key=itemgetter(*UNIT)):
+        rows = list(group)
+        unit = _merge(rows) | {"run_id": run_id, "at": now}
+        total = tallies.total(first, first + len(rows))
+        first += len(rows)
+        unit["tally"] = total
+        units.append(unit)
+        if total is not None and unit["samples"]:
+            found = by_unit[key[1:]].label_rows((total / unit["samples"]).astype(np.float32))
+            if found is not None and found.num_rows:
+                labels.append(_label_rows(unit, found))
+    return units, pa.concat_tables(labels)
+
+
+def _merge(rows: list[Row]) -> Row:
+    """One unit's segments as its whole-video row, less run_id, at and tally."""
+    facts = best_facts(row["facts"] for row in rows)
+    declared_us = parse_facts(facts, rows[0]["video_id"]).get("declared_us")
+    coverage = merge_coverage(rows, declared_us)
+    status, reason = lower_to_partial(*merge_status(rows), coverage)
+    return {
+        **{name: rows[0][name] for name in UNIT},
+        "segment": WHOLE_VIDEO,
+        "n_segments": max(row["n_segments"] for row in rows),
+        "start_us": min(row["start_us"] for row in rows),
+        "end_us": max(row["end_us"] for row in rows),
+        "status": status,
+        "reason": reason,
+        "detail": next((row["detail"] for row in rows if row["reason"] == reason and row["detail"]), None),
+        "attempts": max(row["attempts"] for row in rows),
+        "rows": sum(row["rows"] for row in rows),
+        "coverage": coverage,
+        "decode_s": sum(row["decode_s"] for row in rows),
+        "infer_s": sum(row["infer_s"] for row in rows),
+        "facts": facts,
+        "samples": sum(row["samples"] for row in rows),
+    }
+
+
+class _Tallies:
+    """A column of score sums that is added up over runs of rows."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._values = pc.list_flatten(column).to_numpy().astype(np.float64)
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        self._lengths = lengths
+        self._ends = np.cumsum(lengths)
+
+    def total(self, first: int, end: int) -> npt.NDArray[np.float64] | None:
+        """The sum of rows first ≤ row < end, None if they hold none. Raises TablesDamaged if they do not match."""
+        lengths = set(self._lengths[first:end].tolist()) - {0}
+        if not lengths:
+            return None
+        if len(lengths) > 1:
+            raise TablesDamaged(
+                f"tallies of one video and one model have different lengths {sorted(lengths)} in the ledger"
+            )
+        start = self._ends[first] - self._lengths[first]
+        total: npt.NDArray[np.float64] = (
+            self._values[start : self._ends[end - 1]].reshape(-1, lengths.pop()).sum(axis=0)
+        )
+        return total
+
+
+def _label_rows(unit: Row, found: pa.Table) -> pa.Table:
+    same = {name: unit[name] for name in (*UNIT, "run_id", "start_us", "end_us")} | {"scope": "video"}
+    columns = [
+        pa.repeat(pa.scalar(same[field.name], field.type), found.num_rows) if field.name in same else found[field.name]
+        for field in LABELS.schema
+    ]
+    return pa.table(columns, schema=LABELS.schema)
+
+
+def _derive_videos(connection: Any, units: list[Row], run_id: str) -> list[Row]:
+    """The `videos` rows of the units' videos, merged with what other annotators found earlier."""
+    ids = pa.table({"video_id": pa.array(sorted({unit["video_id"] for unit in units}))})
+    connection.register("ids", ids)
+    merged: dict[str, dict[str, Row]] = {video_id: {} for video_id in ids.column("video_id").to_pylist()}
+    for row in connection.sql("FROM earlier SEMI JOIN ids USING (video_id)").to_arrow_table().to_pylist():
+        merged[row["video_id"]][row["annotator"]] = row
+    for unit in units:
+        merged[unit["video_id"]][unit["annotator"]] = unit
+    now = datetime.now(UTC)
+    return [
+        video_row(video_id, [found[name] for name in sorted(found)], run_id=run_id, at=now)
+        for video_id, found in merged.items()
+    ]
+
+
+def _commit(commits: Commits, connection: Any, units: list[Row], labels: pa.Table, videos: list[Row]) -> None:
+    written = {
+        LABELS: labels,
+        VIDEOS: pa.Table.from_pylist(videos, schema=VIDEOS.schema),
+        LEDGER: pa.Table.from_pylist(units, schema=LEDGER.schema),
+    }
+    stale = connection.sql("FROM stale SEMI JOIN ids USING (video_id)").to_arrow_table()
+    parts = [write_part(commits.tables_url, table, rows) for table, rows in written.items() if rows.num_rows]
+    commits.commit(parts, replace={VIDEOS.name: stale})
