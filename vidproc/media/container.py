@@ -1,4 +1,4 @@
-"""Opening a container under the whitelists, with errors by type, and times as integer microseconds. Runs in the child."""
+"""Opens containers under the whitelists, with errors by type; times as integer microseconds. Runs in the child."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +17,12 @@ _BUFFER_BYTES = 1 << 18
 
 # (offset, bytes) that say "this is a container we know", to tell a broken video from something that never was one.
 _SIGNATURES = (
-    (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"free"), (4, b"skip"), (4, b"wide"), (4, b"pnot"), (4, b"styp"), (4, b"moof"),
-    (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"RF64"), (0, b"OggS"), (0, b"FLV"), (0, b"\x30\x26\xb2\x75"), (0, b"\x06\x0e\x2b\x34"),
-    (0, b"\x00\x00\x01"), (0, b"\x00\x00\x00\x01"), (0, b"\x47"), (4, b"\x47"), (0, b"DKIF"), (0, b"YUV4MPEG"), (0, b".RMF"),
-    (0, b"ID3"), (0, b"fLaC"), (0, b"FORM"), (0, b".snd"), (0, b"#!AMR"), (0, b"\x0b\x77"), (0, b"\xff\xf1"), (0, b"\xff\xfb"),
-    (0, b"\xff\xd8\xff"), (0, b"\x89PNG"), (0, b"GIF8"), (0, b"BM"), (0, b"II*\x00"), (0, b"MM\x00*"),
+    (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"free"), (4, b"skip"), (4, b"wide"), (4, b"pnot"), (4, b"styp"),
+    (4, b"moof"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"RF64"), (0, b"OggS"), (0, b"FLV"), (0, b"DKIF"),
+    (0, b"\x30\x26\xb2\x75"), (0, b"\x06\x0e\x2b\x34"), (0, b"\x00\x00\x01"), (0, b"\x00\x00\x00\x01"),
+    (0, b"\x47"), (4, b"\x47"), (0, b"YUV4MPEG"), (0, b".RMF"), (0, b"ID3"), (0, b"fLaC"), (0, b"FORM"), (0, b".snd"),
+    (0, b"#!AMR"), (0, b"\x0b\x77"), (0, b"\xff\xf1"), (0, b"\xff\xfb"), (0, b"\xff\xd8\xff"), (0, b"\x89PNG"),
+    (0, b"GIF8"), (0, b"BM"), (0, b"II*\x00"), (0, b"MM\x00*"),
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def opened(file: BinaryFile, *, limits: dict[str, Any]) -> Iterator[av.container
     file.seek(0)
     options = {**OPEN_OPTIONS, "max_streams": str(limits["streams"])}
     try:
-        container = av.open(file, options=options, metadata_errors="ignore", buffer_size=_BUFFER_BYTES)
+        container = av.open(file, "r", options=options, metadata_errors="ignore", buffer_size=_BUFFER_BYTES)
     except MemoryError:
         raise TooLarge(f"opening it needs too much memory, or it has more than {limits['streams']} streams") from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
@@ -61,7 +62,7 @@ def opened(file: BinaryFile, *, limits: dict[str, Any]) -> Iterator[av.container
 
 
 def picture_stream(container: av.container.InputContainer) -> Any | None:
-    """The best picture stream that is not cover art; None if there is none. Raises `Unsupported` if no decoder exists."""
+    """The best picture stream that is not cover art, or None. Raises `Unsupported` if no decoder exists for it."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]

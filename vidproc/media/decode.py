@@ -27,7 +27,7 @@ _SLACK_US = 10 * MICROSECONDS
 
 
 def prepare_process() -> None:
-    """Import what PyAV and NumPy import lazily: a confined child can open no file. Silence FFmpeg: the typed errors say it."""
+    """Import what is imported lazily: a confined child can open no file. Silence FFmpeg: the typed errors say it."""
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name != "av.__main__":
             importlib.import_module(module.name)
@@ -38,7 +38,7 @@ def prepare_process() -> None:
 def layout(
     views: Iterable[View], *, video: Span, segment: Span, still: bool
 ) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
-    """Where each view's data lies in the output: ([(offset, shape)], size in bytes). Guard and child both compute it."""
+    """Where each view lies in the output: ([(offset, shape)], size in bytes). Guard and child both compute it."""
     places, offset = [], 0
     for view in views:
         shape = data_shape(view, video=video, segment=segment, still=still)
@@ -108,7 +108,7 @@ def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[s
         work = _work(views, request, output)
         try:
             complete = _decode(file, request, work, planned=planned)
-        except planner.Untimed:
+        except planner.UntimedError:
             complete = False
         if complete or not planned:
             break
@@ -133,7 +133,7 @@ def _work(views: list[View], request: dict[str, Any], output: memoryview) -> _Wo
     work = _Work(segment, [], [], limits["frames"], limits["pixels"], good_us=[])
     for view, (offset, shape) in zip(views, places, strict=True):
         kind = np.int16 if isinstance(view, Audio) else np.uint8
-        data = np.frombuffer(output, kind, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
+        data: Any = np.frombuffer(output, kind, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
         if isinstance(view, Audio):
             data[:] = 0
             work.tracks.append(SoundTrack(view, segment, data))
@@ -347,7 +347,7 @@ class _Sounds:
 def _coverage(work: _Work, request: dict[str, Any]) -> float:
     """Share of the segment that could be decoded: targets with a good frame at hand, or else sound that was filled.
 
-    "At hand" is the next-to-usual distance of frames, at least a second: between the frames of a slide show nothing is lost.
+    "At hand" means within twice the usual distance of frames, at least a second: a slide show has lost nothing.
     """
     targets = [slots.targets_us.reshape(-1) for slots in work.slots if slots.targets_us.size]
     if not targets:

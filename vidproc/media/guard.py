@@ -1,7 +1,7 @@
 """Keeps a decoder at arm's length: runs probe and decode in children that may crash, hang or eat memory.
 
-The guard holds the storage connection and its credentials; the child sees a nameless file and asks for ranges. Pixels come
-back through shared memory that the guard sizes beforehand, so what a header claims allocates nothing here.
+The guard holds the storage connection and its credentials; the child sees a nameless file and asks for ranges. Pixels
+come back through shared memory that the guard sizes beforehand, so what a header claims allocates nothing here.
 """
 
 import json
@@ -58,7 +58,8 @@ class Guard:
         """
         if output_bytes > self.limits.output_bytes:
             raise TooLarge(
-                f"the views ask for {output_bytes} bytes of one segment; the limit is {self.limits.output_bytes}: sample fewer or smaller frames"
+                f"the views ask for {output_bytes} bytes of one segment, the limit is {self.limits.output_bytes}: "
+                "sample fewer or smaller frames"
             )
         control = self._start()
         ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""From decoded frames to a view's samples: one swscale pass per kept frame, straight to the target size, into shared memory."""
+"""From decoded frames to a view's samples: one swscale pass per kept frame, to the target size, into shared memory."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,14 +29,14 @@ def scaled_size(picture: Picture, width: int, height: int) -> tuple[int, int]:
 
 
 class PictureConverter:
-    """Turns frames into pixels of one `Picture`. Holds its swscale context: a new one per frame would cost more than scaling."""
+    """Turns frames into pixels of one `Picture`. Keeps its swscale context: a new one costs more than a scaling."""
 
     def __init__(self, picture: Picture) -> None:
         self._picture = picture
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame, aspect: Fraction | None) -> npt.NDArray[np.uint8]:
-        """uint8 [height, width, channels] of the displayed picture: pixel aspect and rotation applied, centre-cropped."""
+        """uint8 [height, width, channels] of the displayed picture: pixel aspect and rotation applied, then cropped."""
         turn = rotation_of(frame)
         width, height = max(round(frame.width * plausible(aspect)), 1), frame.height
         if turn % 180:
@@ -56,7 +56,7 @@ class PictureConverter:
         )
         channels = self._picture.shape[2]
         plane = small.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:down, : across * channels]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:down, : across * channels]
         return self._crop(np.rot90(rows.reshape(down, across, channels), turn // 90))
 
     def _crop(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

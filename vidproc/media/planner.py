@@ -1,12 +1,12 @@
 """Which packets need decoding: the nearest frames are found from the packets' time stamps before anything is decoded.
 
-Packets are held back by groups of pictures, three at a time. Of a group, the frames nearest to target times are wanted; a
-non-reference frame that is not wanted is skipped inside the decoder (`skip_frame`), which changes no other frame; a group
-without any wanted frame is not decoded at all. So sampling 2 frames a second of an ordinary H.264 video costs about half of
-decoding it, and sampling 1 frame a minute costs one group of pictures a minute.
+Packets are held back by groups of pictures, three at a time. Of a group, the frames nearest to target times are wanted;
+a non-reference frame that is not wanted is skipped inside the decoder (`skip_frame`), which changes no other frame; a
+group without any wanted frame is not decoded at all. So sampling 2 frames a second of an ordinary H.264 video costs
+about half of decoding it, and sampling 1 frame a minute costs one group of pictures a minute.
 
-Only for codecs whose decoders give every frame its packet's time stamp (`PLANNED`); `decode` checks that each wanted frame
-came out, and otherwise decodes everything.
+Only for codecs whose decoders give every frame its packet's time stamp (`PLANNED`); `decode` checks that each wanted
+frame came out, and otherwise decodes everything.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,14 +47,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Step:
-    """What to do with one group: nothing, or decode it, wanting these frames. `fresh`: groups before it were left out."""
+    """What to do with one group: nothing, or decode it for these frames. `fresh`: groups before it were left out."""
 
     group: Group
     wanted_us: frozenset[int]
     fresh: bool
 
 
-class Untimed(Exception):
+class UntimedError(Exception):
     """A packet has no time stamp: the plan cannot be made, everything has to be decoded."""
 
 
@@ -66,7 +66,7 @@ def groups(packets: Iterable[Any], stream: Any) -> Iterator[Group]:
             continue
         ours = packet.stream_index == stream.index
         if ours and packet.pts is None:
-            raise Untimed
+            raise UntimedError
         if ours and group.packets and (packet.is_keyframe or group.full):
             yield group
             group = Group(opens_with_keyframe=packet.is_keyframe)

@@ -1,10 +1,11 @@
 """Opens a video once and says what it is: streams, times that can be believed, picture geometry. Runs in the child.
 
-Headers lie: one claims 40 hours and holds a second, another claims nothing. So the end is looked for in the packets: after
-a seek to the claimed end, else by reading all packets without decoding them.
+Headers lie: one claims 40 hours and holds a second, another claims nothing. So the end is looked for in the packets:
+after a seek to the claimed end, else by reading all packets without decoding them.
 """
 
 import contextlib
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -25,13 +26,14 @@ _LEAST_BITS_PER_SECOND = 500
 
 
 def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, Any]:
-    """Facts of one video, JSON-able. Raises the typed errors of `opened`, and `Damaged` if no frame or sound decodes."""
+    """Facts of one video, JSON-able. Raises the typed errors of `opened`, and `Damaged` if nothing of it decodes."""
     limits = request["limits"]
     with opened(file, limits=limits) as container:
         picture, sound = select(container)
+        main: Any = picture if picture is not None else sound
         facts: dict[str, Any] = {
             "container": container.format.name,
-            "codec": (picture if picture is not None else sound).codec_context.name,
+            "codec": main.codec_context.name,
             "has_audio": sound is not None,
             "has_picture": picture is not None,
             "has_subtitles": bool(container.streams.subtitles),
@@ -48,7 +50,7 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
 
 
 def _believable_rate(facts: dict[str, Any]) -> float | None:
-    """The container's frame rate, unless the packets' times contradict it: Matroska's may be 1,000 where 30 is meant."""
+    """The container's frame rate, unless the packets' times contradict it: Matroska may say 1,000 and mean 30."""
     if facts["still"]:
         return None
     measured = MICROSECONDS / facts["frame_us"]
@@ -105,7 +107,7 @@ def _first_frame(context: Any, packet: Any) -> Any | None:
 
 
 def rotation_of(frame: Any) -> int:
-    """Quarter turns counter-clockwise that show the frame upright, in degrees 0, 90, 180, 270; other angles count as 0."""
+    """Degrees counter-clockwise that show the frame upright: 0, 90, 180 or 270; other angles count as 0."""
     turn = int(frame.rotation)
     return turn % 360 if turn % 90 == 0 else 0
 
@@ -144,12 +146,12 @@ class _Extent:
     def frame_us(self) -> int:
         """The usual distance of two packets."""
         ordered = sorted(self.times)
-        steps = [b - a for a, b in zip(ordered, ordered[1:], strict=False) if b > a]
+        steps = [b - a for a, b in pairwise(ordered) if b > a]
         return int(median(steps)) if steps else _DEFAULT_FRAME_US
 
     def rate_varies(self) -> bool:
         ordered = sorted(self.times)
-        steps = sorted(b - a for a, b in zip(ordered, ordered[1:], strict=False) if b > a)
+        steps = sorted(b - a for a, b in pairwise(ordered) if b > a)
         return bool(steps) and steps[-1 - len(steps) // 20] - steps[len(steps) // 20] > max(
             steps[len(steps) // 2] // 20, 2000
         )
@@ -175,7 +177,7 @@ def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
         ended = _read(container, stream, extent, _HEAD_PACKETS)
         if not ended:
             claimed = (stream.duration and microseconds(stream.duration, stream.time_base)) or container.duration
-            ended = bool(claimed) and _read_tail(container, stream, extent, claimed)
+            ended = claimed is not None and claimed > 0 and _read_tail(container, stream, extent, claimed)
     if not ended:
         with opened(file, limits=limits) as container:
             stream = next(s for s in select(container) if s is not None)

@@ -1,7 +1,7 @@
 """The process that decodes: forks one short-lived, limited child per request (`python -m vidproc.media.sandbox FD`).
 
-`guard.Guard` starts it. It is single-threaded and holds PyAV imported, so that a child costs milliseconds. A child has no
-environment to steal, may open no file and no socket (RLIMIT_NOFILE 0), has a memory and a CPU limit, is the kernel's
+`guard.Guard` starts it. It is single-threaded and holds PyAV imported, so that a child costs milliseconds. A child has
+no environment to steal, may open no file and no socket (RLIMIT_NOFILE 0), has a memory and a CPU limit, is the kernel's
 first choice when memory runs out, and dies with this process, which dies with its guard.
 """
 
@@ -108,15 +108,15 @@ def _supervise(child: int, control: socket.socket) -> None:
     """Wait for the child; on word from the guard (or its end) kill it. Then tell the guard how it ended."""
     watched = os.pidfd_open(child)
     try:
-        ready, _, _ = select.select([watched, control], [], [])
-        if control in ready and watched not in ready:
+        ready, _, _ = select.select([watched, control.fileno()], [], [])
+        if watched not in ready:
             os.kill(child, signal.SIGKILL)
             if not control.recv(16):
                 os._exit(0)
         _, status, usage = os.wait4(child, 0)
     finally:
         os.close(watched)
-    told = {"status": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
+    told: dict[str, float] = {"status": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
     told["cpu_s"] = usage.ru_utime + usage.ru_stime
     control.send(json.dumps(told).encode())
 
