@@ -1,0 +1,90 @@
+"""A job's flags and its `--config FILE.yaml` as one checked, frozen pydantic model. Flags win; unknown keys are errors.
+
+argparse reads the flags because values are URLs and file names, which may hold commas and brackets: what splits or parses
+them, as pydantic-settings' own command line does, breaks `--archive "a,b.mp4"`.
+"""
+
+import argparse
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vidproc.errors import UsageError
+
+
+class Options(BaseModel):
+    """Base of all option groups. A field's description is its help; its type says how its flag looks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def parse(model: type[Chosen], description: str | None, argv: Sequence[str] | None = None) -> Chosen:
+    """Read flags (and the YAML file of `--config`). Ends the process with `--help`; raises `UsageError` for the rest."""
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="options by name, in YAML; flags win over it")
+    for name, field in model.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, **_argument(field))
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        return model.model_validate(_from_yaml(given.pop("config", None)) | given)
+    except ValidationError as error:
+        raise UsageError(f"{_explain(error, model)} (see --help)") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see --help)")
+
+
+def _argument(field: Any) -> dict[str, Any]:
+    """How one field looks as a flag. Nothing is converted here: pydantic does that."""
+    kind = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    described = field.description or ""
+    if not field.is_required() and field.default not in (None, (), False) and not field.default_factory:
+        described += f" (default: {field.default})"
+    known: dict[str, Any] = {"default": None, "help": described.replace("%", "%%")}
+    if kind is bool:
+        return known | {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return known | {"choices": get_args(kind)}
+    if get_origin(kind) in (tuple, list, dict):
+        return known | {"nargs": "+", "action": "extend"}
+    return known
+
+
+def _from_yaml(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path} cannot be read as YAML: {error}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UsageError(f"--config {path} must hold options by name, such as `limit: 10`, not {type(found).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in found.items()}
+
+
+def _explain(error: ValidationError, model: type[Options]) -> str:
+    said = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        flag = f"--{name.replace('_', '-')}"
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(model.model_fields))
+            said.append(f"{name!r} is no option; options are: {allowed}")
+        elif problem["type"] == "missing":
+            said.append(f"{flag} is required")
+        else:
+            said.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}" if name else problem["msg"])
+    return "; ".join(said)

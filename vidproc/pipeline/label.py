@@ -1,0 +1,243 @@
+"""The label job from its options to its exit code: list, plan, decode and annotate, commit, derive."""
+
+import json
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from vidproc import __version__
+from vidproc.annotators import ANNOTATORS
+from vidproc.annotators.base import Annotator
+from vidproc.errors import BudgetExceeded, LeaseLost, UsageError
+from vidproc.media.archive import list_archive
+from vidproc.pipeline import canary
+from vidproc.pipeline.execution import Cluster, connected, written
+from vidproc.pipeline.options import LabelConfig
+from vidproc.pipeline.preview import preview
+from vidproc.pipeline.progress import Progress, log
+from vidproc.pipeline.rows import ANNOTATION_TABLES
+from vidproc.pipeline.steps import Settings
+from vidproc.schema import LEDGER
+from vidproc.tables.commit import Commits
+from vidproc.tables.derive import derive
+from vidproc.tables.parts import Part
+from vidproc.tables.plan import PlanSummary, make_plan
+from vidproc.tables.runs import RunStart, recover_runs, start_run, write_run
+
+_UNIT = ("video_id", "annotator", "model_id")
+
+
+def run(config: LabelConfig) -> int:
+    """Label what the archive lists and the ledger lacks. Returns the exit code; raises the typed errors of `errors`."""
+    annotators = chosen_annotators(config)
+    started = datetime.now(UTC)
+    run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    settings = Settings(run_id, config.tables, annotators, config.limits())
+    if config.dry_run:
+        with _scratch(config.tables, run_id, local=True) as scratch:
+            return preview(config, settings, _plan(config, settings, scratch), scratch)
+    with _terminated_politely(), Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits:
+        for killed in recover_runs(commits):
+            log("recovered", run=killed)
+        derive(commits, annotators)
+        date = config.date or datetime.now().date()
+        start = RunStart(run_id, date, started, config.model_dump_json(), __version__)
+        start_run(config.tables, start)
+        status, code = "failed", 1
+        try:
+            with _scratch(config.tables, run_id) as scratch:
+                summary = _plan(config, settings, scratch)
+                start = RunStart(run_id, date, started, start.config, __version__, summary.listed, summary.planned)
+                start_run(config.tables, start)
+                status = _label(config, settings, commits, summary, scratch)
+            derive(commits, annotators)
+            row = write_run(commits, start, status=status, exit_code=0)
+        except LeaseLost:
+            raise  # the tables are another run's now: its recovery writes this run's row
+        except BaseException as error:
+            code = getattr(error, "exit_code", 1)
+            with suppress(Exception):
+                write_run(commits, start, status="failed", exit_code=code)
+            raise
+        if row["planned"] and row["quarantined"] > config.failure_budget * row["planned"]:
+            write_run(commits, start, status="budget_exceeded", exit_code=BudgetExceeded.exit_code)
+            status, code = "budget_exceeded", BudgetExceeded.exit_code
+        else:
+            code = 0
+        _report(row, status, code)
+        return code
+
+
+def chosen_annotators(config: LabelConfig) -> dict[str, Annotator]:
+    """The annotators that the options name, their weights resolved and checked. Raises `UsageError`, `WeightsError`."""
+    unknown = sorted({*config.annotators, *config.weights} - set(ANNOTATORS))
+    if unknown:
+        raise UsageError(f"no annotator is called {', '.join(unknown)}: choose from {', '.join(ANNOTATORS)}")
+    idle = sorted(set(config.weights) - set(config.annotators))
+    if idle:
+        raise UsageError(f"--weights names {', '.join(idle)}, which --annotators does not")
+    return {
+        name: ANNOTATORS[name](config.weights.get(name), allow_licences=config.allow_licences)
+        for name in config.annotators
+    }
+
+
+@contextmanager
+def _scratch(tables_url: str, run_id: str, *, local: bool = False) -> Iterator[str]:
+    """A folder for one run's listing and plan, where all workers can read it; removed at the end."""
+    if local:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="vidproc-") as folder:
+            yield folder
+        return
+    url = f"{tables_url.rstrip('/')}/_scratch/{run_id}"
+    try:
+        yield url
+    finally:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        with suppress(FileNotFoundError):
+            if "file" in filesystem.protocol:
+                shutil.rmtree(path)
+            else:
+                filesystem.rm(path, recursive=True)
+
+
+def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
+    listing = list_archive(config.archive, f"{scratch}/listing", include=config.include, exclude=config.exclude)
+    log(
+        "listed",
+        videos=listing.listed,
+        ignored=listing.ignored,
+        endings=listing.ignored_by_suffix,
+        shards=listing.shards,
+    )
+    wanted = {name: annotator.model_id for name, annotator in settings.annotators.items()}
+    summary = make_plan(
+        f"{scratch}/listing",
+        config.tables,
+        wanted=wanted,
+        reprocess=config.reprocess,
+        limit=config.limit,
+        out_url=f"{scratch}/plan",
+    )
+    log("planned", videos=summary.planned, done=summary.done, units=summary.units, bytes=summary.size_bytes)
+    return summary
+
+
+def _label(config: LabelConfig, settings: Settings, commits: Commits, summary: PlanSummary, scratch: str) -> str:
+    """Run the plan and commit what comes. Returns the run's status: done or stopped."""
+    todo = summary.planned - summary.deferred - summary.derive_only
+    if not todo and config.canary is None:
+        return "done"
+    stop_at = _stop_time(config)
+    with connected() as cluster:
+        if config.canary is not None:
+            canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
+        if not todo:
+            return "done"
+        return _follow(config, settings, commits, cluster, f"{scratch}/plan", todo, stop_at)
+
+
+def _follow(
+    config: LabelConfig,
+    settings: Settings,
+    commits: Commits,
+    cluster: Cluster,
+    plan_url: str,
+    todo: int,
+    stop_at: float | None,
+) -> str:
+    progress = Progress(todo, n_annotators=len(settings.annotators))
+    pending = _Pending(commits, replacing=config.reprocess is not None)
+    for batch in written(plan_url, todo, settings, config, cluster):
+        told = json.loads(batch["told"])
+        pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
+        progress.add(told)
+        if pending.age_s >= config.commit_every_s:
+            pending.commit()
+        if stop_at is not None and time.time() >= stop_at:
+            pending.commit()
+            progress.show(now=True)
+            log("stopped", reason=f"--stop-at {config.stop_at}")
+            return "stopped"
+    pending.commit()
+    progress.show(now=True)
+    return "done"
+
+
+@dataclass
+class _Pending:
+    """Parts that are written but not committed. `replacing`: units' older rows go when their first new ones come."""
+
+    commits: Commits
+    replacing: bool
+    parts: list[Part] = field(default_factory=list)
+    units: dict[tuple[str, str], str] = field(default_factory=dict)
+    replaced: set[tuple[str, str]] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.since
+
+    def add(self, parts: list[Part], told: list[Mapping[str, Any]]) -> None:
+        self.parts += parts
+        if self.replacing:
+            self.units.update({(row["video_id"], row["annotator"]): row["model_id"] for row in told})
+
+    def commit(self) -> None:
+        self.commits.commit(self.parts, replace=self._older())
+        self.replaced |= self.units.keys()
+        self.parts, self.units, self.since = [], {}, time.monotonic()
+
+    def _older(self) -> dict[str, pa.Table]:
+        fresh = [(*unit, model) for unit, model in self.units.items() if unit not in self.replaced]
+        if not fresh:
+            return {}
+        keys = pa.table({name: pa.array(column) for name, column in zip(_UNIT, zip(*fresh, strict=True), strict=True)})
+        return dict.fromkeys([*ANNOTATION_TABLES, LEDGER.name], keys)
+
+
+def _stop_time(config: LabelConfig) -> float | None:
+    """The next time that the wall clock shows `--stop-at`, as seconds since the epoch."""
+    if config.stop_at is None:
+        return None
+    now = datetime.now().astimezone()
+    then = now.replace(
+        hour=config.stop_at.hour, minute=config.stop_at.minute, second=config.stop_at.second, microsecond=0
+    )
+    return then.timestamp() + (86_400 if then <= now else 0)
+
+
+@contextmanager
+def _terminated_politely() -> Iterator[None]:
+    """SIGTERM (a cluster that drains) ends the run as Ctrl-C does: the lease is released and the row is written."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever runs us keeps its handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(row: Mapping[str, Any], status: str, code: int) -> None:
+    names = ("planned", "labelled", "partial", "empty", "quarantined", "missing", "deferred")
+    hours = round(row["video_hours"], 4)
+    log("finished", run=row["run_id"], status=status, exit_code=code, video_hours=hours, **{n: row[n] for n in names})

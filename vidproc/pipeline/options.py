@@ -1,0 +1,99 @@
+"""The options of the label job, in three groups, each beside what it is for."""
+
+import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from vidproc.flags import Options
+from vidproc.media.limits import GIB, Limits
+
+
+def _split(value: Any) -> Any:
+    """Names may come as `a,b` or as `a b`: they hold no commas themselves."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(part for item in value for part in str(item).split(",") if part)
+
+
+class ArchiveOptions(Options):
+    """What is looked at."""
+
+    archive: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="folders, globs, tar shards of videos, or a Parquet/CSV list of URIs: any fsspec URL"
+    )
+    include: tuple[str, ...] = Field((), description="globs of names to list, in place of the known endings")
+    exclude: tuple[str, ...] = Field((), description="globs of names to leave out")
+    limit: int | None = Field(None, ge=1, description="at most this many videos in this run; the rest is deferred")
+    canary: str | None = Field(
+        None, description="folder of videos with expected.csv: come out wrong, and nothing is committed"
+    )
+
+    @field_validator("archive", "include", "exclude", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class LabelOptions(Options):
+    """What is done with it, and where it goes."""
+
+    tables: str = Field(description="where the tables are: a folder or an object-store URL")
+    annotators: tuple[str, ...] = Field(("quality",), description="names, such as quality,actions,objects")
+    weights: dict[str, str] = Field(
+        default_factory=dict, description="NAME=URL: `demo`, a torchvision enum name, or a checkpoint's URL"
+    )
+    allow_licences: tuple[str, ...] = Field((), description="licences that are accepted although not for every use")
+    date: datetime.date | None = Field(None, description="the night this run belongs to, YYYY-MM-DD; today by default")
+    dry_run: bool = Field(False, description="say what would be done and how many hours of video that is; do nothing")
+    reprocess: Literal["failed", "all"] | None = Field(None, description="also redo what failed, or all that is listed")
+    failure_budget: float = Field(0.05, ge=0, le=1, description="share of videos that may be quarantined before exit 3")
+    stop_at: datetime.time | None = Field(None, description="HH:MM local time: publish what is done then, and exit 0")
+
+    @field_validator("annotators", "allow_licences", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("annotators")
+    @classmethod
+    def _unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one annotator, and each once")
+        return value
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        pairs = [str(item).partition("=") for item in value]
+        if any(not name or not url for name, _, url in pairs):
+            raise ValueError("weights are given as NAME=URL, such as actions=demo")
+        return {name: url for name, _, url in pairs}
+
+
+class ComputeOptions(Options):
+    """What it may take."""
+
+    device: Literal["cuda", "cpu"] | None = Field(None, description="CUDA if there is one, else CPU")
+    actors: int | None = Field(None, ge=1, description="processes that hold the networks; one per GPU by default")
+    batch_segments: int | None = Field(None, ge=1, description="segments that the networks see at once")
+    segment_seconds_limit: float = Field(120.0, gt=0, description="time that decoding one segment may take")
+    memory_limit_gib: float = Field(2.0, gt=0, description="memory that decoding one segment may take")
+    pixel_limit: int = Field(8192 * 4608, ge=1, description="pixels that one frame may have")
+    commit_every_s: float = Field(60.0, ge=0, description="how often finished parts are committed")
+    lease_s: float = Field(60.0, gt=0, description="how long a silent run keeps its right to commit")
+
+    def limits(self) -> Limits:
+        return Limits(
+            seconds=self.segment_seconds_limit,
+            memory_bytes=int(self.memory_limit_gib * GIB),
+            pixels=self.pixel_limit,
+        )
+
+
+class LabelConfig(ArchiveOptions, LabelOptions, ComputeOptions):
+    """All options of `jobs/label.py`."""

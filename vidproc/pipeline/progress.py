@@ -1,0 +1,81 @@
+"""What a run tells while it runs: a line that renews itself on a terminal, one JSON object a line elsewhere."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from vidproc.views import MICROSECONDS
+
+_TERMINAL_EVERY_S = 0.5
+_LOG_EVERY_S = 10.0
+
+
+def log(event: str, *, stream: TextIO | None = None, **fields: Any) -> None:
+    """One event: readable on a terminal, a JSON object on one line elsewhere (a log shipper reads it)."""
+    stream = stream or sys.stderr
+    if stream.isatty():
+        told = "  ".join(f"{name} {value}" for name, value in fields.items())
+        print(f"\r\033[K{event}: {told}", file=stream, flush=True)
+    else:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"at": at, "event": event, **fields}, default=str), file=stream, flush=True)
+
+
+class Progress:
+    """Counts whole videos, hours of video and failures by reason from what `write` tells."""
+
+    def __init__(self, planned: int, *, n_annotators: int, stream: TextIO | None = None) -> None:
+        self._planned, self._n_annotators = planned, n_annotators
+        self._stream = stream or sys.stderr
+        self._started = self._told = time.monotonic()
+        self._open: dict[str, int] = {}
+        self.videos = 0
+        self.video_us = 0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """Take in ledger rows. A video counts when the rows of all its segments and annotators are there."""
+        for row in told:
+            key = row["video_id"]
+            if key not in self._open:
+                self._open[key] = row["n_segments"] * self._n_annotators
+            self._open[key] -= 1
+            if row["segment"] == 0 and row["status"] in ("quarantined", "missing"):
+                self.reasons[row["reason"]] += 1 / self._n_annotators
+            self.video_us += (row["end_us"] - row["start_us"]) // self._n_annotators
+            if self._open[key] == 0:
+                del self._open[key]
+                self.videos += 1
+        self.show()
+
+    def show(self, *, now: bool = False) -> None:
+        """Say where the run stands, not too often."""
+        every = _TERMINAL_EVERY_S if self._stream.isatty() else _LOG_EVERY_S
+        if not now and time.monotonic() - self._told < every:
+            return
+        self._told = time.monotonic()
+        seconds = max(self._told - self._started, 1e-9)
+        rate = self.videos / seconds
+        left = (self._planned - self.videos) / rate if rate else None
+        reasons = {reason: round(count) for reason, count in self.reasons.items()}
+        hours = self.video_us / MICROSECONDS / 3600
+        if self._stream.isatty():
+            eta = f"{left / 60:.0f} min left" if left is not None else "…"
+            failed = "  ".join(f"{reason} {count}" for reason, count in reasons.items())
+            text = f"{self.videos}/{self._planned} videos  {hours:.2f} h of video  {hours * 3600 / seconds:.0f}x real time  {eta}  {failed}"
+            print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
+        else:
+            log(
+                "progress",
+                stream=self._stream,
+                videos=self.videos,
+                planned=self._planned,
+                video_hours=round(hours, 4),
+                times_real_time=round(hours * 3600 / seconds, 2),
+                eta_s=round(left) if left is not None else None,
+                failures=reasons,
+            )

@@ -1,0 +1,107 @@
+"""The rows that travel between the steps of the label job: Arrow schemas, and how they are built and taken apart."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidproc.schema import LABELS, LEDGER, QUALITY, Table
+
+COMMON = ("video_id", "annotator", "model_id", "run_id")
+
+ANNOTATION_TABLES: dict[str, Table] = {table.name: table for table in (LABELS, QUALITY)}
+"""Tables that annotators fill. The ledger's row of a segment carries its rows of each as a list column."""
+
+SEGMENT = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("source", pa.string()),  # JSON of media.sources.Source
+        ("facts", pa.string()),  # JSON: identity and what the probe found
+        ("work", pa.string()),  # JSON: annotators that this segment is for
+        ("segment", pa.int32()),
+        ("n_segments", pa.int32()),
+        ("start_us", pa.int64()),
+        ("end_us", pa.int64()),
+        ("status", pa.string()),  # null: to be decoded; else it goes straight to the ledger
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int32()),
+        ("coverage", pa.float64()),
+        ("decode_s", pa.float64()),
+        ("infer_s", pa.float64()),
+    ]
+)
+
+
+def body(table: Table) -> pa.Schema:
+    """A table's columns less the ones that every annotation row has in common."""
+    return pa.schema([field for field in table.schema if field.name not in COMMON])
+
+
+def pixel_columns(n_views: int) -> list[pa.Field]:
+    """Of each view its data (raw bytes; null where it was not asked for) and the times of its frames (int64 bytes)."""
+    return [pa.field(f"view{i}{kind}", pa.large_binary()) for i in range(n_views) for kind in ("", "_us")]
+
+
+def decoded_schema(n_views: int) -> pa.Schema:
+    """A segment together with its pixels."""
+    return pa.schema([*SEGMENT, *pixel_columns(n_views)])
+
+
+def _list_field(table: Table) -> pa.Field:
+    return pa.field(table.name, pa.list_(pa.struct(list(body(table)))))
+
+
+ANNOTATED = pa.schema([*LEDGER.schema, *map(_list_field, ANNOTATION_TABLES.values())])
+"""A ledger row together with the annotation rows that it accounts for: they are written and committed together."""
+
+
+def segment_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of `SEGMENT`; what a row does not name is null."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in SEGMENT.names} for row in rows], schema=SEGMENT)
+
+
+def annotated_table(rows: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[str, pa.Table]]) -> pa.Table:
+    """Ledger rows, each with its annotation rows by table name."""
+    ledger = pa.Table.from_pylist(list(rows), schema=LEDGER.schema)
+    lists = [_as_lists(table, [given.get(name) for given in tables]) for name, table in ANNOTATION_TABLES.items()]
+    return pa.Table.from_arrays([*ledger.columns, *lists], schema=ANNOTATED)
+
+
+def _as_lists(table: Table, groups: Sequence[pa.Table | None]) -> pa.Array:
+    schema = body(table)
+    offsets = [0]
+    for group in groups:
+        offsets.append(offsets[-1] + (group.num_rows if group is not None else 0))
+    filled = [group.select(schema.names).cast(schema) for group in groups if group is not None and group.num_rows]
+    flat = pa.concat_tables(filled) if filled else schema.empty_table()
+    columns = [
+        pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type) for column in flat.columns
+    ]
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(schema))
+    )
+
+
+def ledger_rows(annotated: pa.Table) -> pa.Table:
+    """The ledger's part of annotated rows."""
+    return annotated.select(LEDGER.schema.names).cast(LEDGER.schema)
+
+
+def annotation_rows(annotated: pa.Table, table: Table) -> pa.Table:
+    """One annotation table's rows, with the common columns of the ledger rows that they belong to."""
+    lists = annotated[table.name].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    parents = pc.list_parent_indices(lists)
+    flat = pc.list_flatten(lists)
+    columns = {name: annotated[name].take(parents) for name in COMMON}
+    columns.update({field.name: flat.field(i) for i, field in enumerate(flat.type)})
+    return pa.Table.from_arrays([columns[name] for name in table.schema.names], schema=table.schema)
+
+
+def work_of(row: Mapping[str, Any]) -> list[str]:
+    """The annotators that a segment row is for."""
+    work: list[str] = json.loads(row["work"])
+    return work

@@ -1,0 +1,338 @@
+"""The steps of the label job, as plain callables over Arrow batches: probe, decode, annotate, write.
+
+Bad input becomes a row with a status and a reason; only infrastructure faults raise, and Ray retries those.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vidproc.annotators.base import Annotation, Annotator, Network
+from vidproc.errors import Damaged, InputError, KilledWorker, Missing, TimedOut
+from vidproc.media.decode import layout
+from vidproc.media.guard import Guard
+from vidproc.media.limits import Limits
+from vidproc.media.samples import Samples
+from vidproc.media.sampling import Span, owned_starts, segments
+from vidproc.media.sources import Source, open_source
+from vidproc.pipeline.rows import (
+    ANNOTATION_TABLES,
+    annotated_table,
+    annotation_rows,
+    decoded_schema,
+    ledger_rows,
+    segment_table,
+    work_of,
+)
+from vidproc.schema import LEDGER
+from vidproc.tables.parts import write_part
+from vidproc.views import Audio, View, view_to_json
+
+WHOLE = 0.98
+"""A segment of which less than this could be decoded is `partial`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every step of one run knows: its name, its annotators and its limits. Travels to all workers."""
+
+    run_id: str
+    tables_url: str
+    annotators: Mapping[str, Annotator]
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Each view once, whichever annotators share it."""
+        return tuple(dict.fromkeys(view for annotator in self.annotators.values() for view in annotator.views))
+
+
+_guards: dict[Limits, Guard] = {}
+
+
+def _guard(limits: Limits) -> Guard:
+    """This worker process's guard: its sandbox starts once, not once per task."""
+    return _guards.setdefault(limits, Guard(limits))
+
+
+def _source(row: Mapping[str, Any]) -> Source:
+    return Source(**json.loads(row["source"]))
+
+
+def _failure(error: InputError) -> dict[str, Any]:
+    status = "missing" if isinstance(error, Missing) else "quarantined"
+    return {"status": status, "reason": error.reason, "detail": str(error)[:1000]}
+
+
+# ---- probe: a planned video → its segments
+
+
+def probe(batch: pa.Table, *, settings: Settings) -> pa.Table:
+    """Open each planned video once and cut it into segments: `SEGMENT` rows, those already in the ledger left out."""
+    return segment_table([segment for video in batch.to_pylist() for segment in _probe_video(video, settings)])
+
+
+def _probe_video(video: Mapping[str, Any], settings: Settings) -> Iterator[dict[str, Any]]:
+    source = Source(**{name: video[name] for name in ("uri", "member", "offset", "bytes", "etag")})
+    work = {item["annotator"]: set(item["done"] or ()) for item in video["work"]}
+    identity: dict[str, Any] = {name: video[name] for name in ("uri", "member", "etag", "bytes")}
+    sidecar = json.loads(video["metadata"]) if video["metadata"] else {}
+    base = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "attempts": 1, "infer_s": 0.0}
+    whole = {**base, "work": json.dumps(list(work)), "segment": 0, "n_segments": 1, "start_us": 0, "end_us": 0}
+    whole |= {"facts": json.dumps(identity | {"metadata": sidecar}), "decode_s": 0.0, "coverage": 0.0}
+    if video["reason"]:  # the listing already knows that it cannot be read
+        yield {**whole, "status": "quarantined", "reason": video["reason"], "detail": video["detail"]}
+        return
+    started = time.perf_counter()
+    try:
+        answer, attempts = _retried(lambda: _run_probe(source, settings))
+    except InputError as error:
+        yield {**whole, **_failure(error), "attempts": 2 if _passing(error) else 1}
+        return
+    facts = {**identity, **answer, "metadata": {**answer["metadata"], **sidecar}}
+    facts.pop("bytes_read", None)
+    base |= {"facts": json.dumps(facts), "attempts": attempts, "decode_s": time.perf_counter() - started}
+    spans = list(segments(Span(facts["start_us"], facts["end_us"])))
+    for number, span in enumerate(spans):
+        todo = [annotator for annotator, done in work.items() if number not in done]
+        if todo:
+            yield {
+                **base,
+                "work": json.dumps(todo),
+                "segment": number,
+                "n_segments": len(spans),
+                "start_us": span.start_us,
+                "end_us": span.end_us,
+            }
+        base["decode_s"] = 0.0  # the probe's time is told once
+
+
+def _run_probe(source: Source, settings: Settings) -> dict[str, Any]:
+    with open_source(source) as opened:
+        answer, _ = _guard(settings.limits).run("probe", {}, opened)
+        opened.verify()
+    return answer
+
+
+def _passing(error: InputError) -> bool:
+    """Whether another try may end better: the machine's fault, possibly."""
+    return isinstance(error, KilledWorker | TimedOut)
+
+
+def _retried(attempt: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
+    """Run an attempt, once more if the decoder was killed or too slow. Returns its answer and the attempts it took."""
+    try:
+        return attempt(), 1
+    except InputError as error:
+        if not _passing(error):
+            raise
+        return attempt(), 2
+
+
+# ---- decode: a segment → its pixels
+
+Elsewhere = Callable[[pa.Table], pa.Table]
+"""Decodes one segment in another worker, on another node if there is one."""
+
+
+def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None = None) -> Iterator[pa.Table]:
+    """Decode each segment's views; one table per segment, so that pixels leave as soon as they are there.
+
+    A segment whose decoder was killed or too slow is tried once more, `elsewhere` if that is given.
+    """
+    for i in range(batch.num_rows):
+        row = batch.slice(i, 1)
+        if row["status"][0].is_valid:
+            yield _with_pixels(row.to_pylist()[0], {}, settings)
+            continue
+        segment = row.to_pylist()[0]
+        try:
+            yield _decode_segment(segment, settings)
+        except InputError as error:
+            if _passing(error) and segment["attempts"] < 2 and elsewhere is not None:
+                again = row.set_column(row.column_names.index("attempts"), "attempts", pa.array([2], pa.int32()))
+                yield elsewhere(again)
+            else:
+                yield _with_pixels({**segment, **_failure(error), "coverage": 0.0}, {}, settings)
+
+
+def usable_views(views: Sequence[View], facts: Mapping[str, Any]) -> list[View]:
+    """The views that a video's streams can fill."""
+    return [view for view in views if facts["has_audio" if isinstance(view, Audio) else "has_picture"]]
+
+
+def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
+    facts = json.loads(segment["facts"])
+    wanted = dict.fromkeys(view for name in work_of(segment) for view in settings.annotators[name].views)
+    views = usable_views(list(wanted), facts)
+    if not views:
+        return _with_pixels({**segment, "coverage": 1.0}, {}, settings)
+    video, span = Span(facts["start_us"], facts["end_us"]), Span(segment["start_us"], segment["end_us"])
+    places, size = layout(views, video=video, segment=span, still=facts["still"])
+    request = {
+        "views": [view_to_json(view) for view in views],
+        "video": [video.start_us, video.end_us],
+        "segment": [span.start_us, span.end_us],
+        "still": facts["still"],
+        "frame_us": facts["frame_us"],
+    }
+    started = time.perf_counter()
+    with open_source(_source(segment)) as opened:
+        answer, output = _guard(settings.limits).run("decode", request, opened, output_bytes=size)
+        opened.verify()
+    memory = pa.py_buffer(output) if output is not None else pa.py_buffer(b"")
+    pixels = {}
+    for view, (offset, shape), frame_us in zip(views, places, answer["frame_us"], strict=True):
+        length = int(np.prod(shape, dtype=np.int64)) * (2 if isinstance(view, Audio) else 1)
+        pixels[view] = (memory.slice(offset, length), np.asarray(frame_us, np.int64).tobytes())
+    spent = segment["decode_s"] or 0.0
+    segment |= {"coverage": answer["coverage"], "decode_s": spent + time.perf_counter() - started}
+    return _with_pixels(segment, pixels, settings)
+
+
+def _with_pixels(
+    segment: dict[str, Any], pixels: Mapping[View, tuple[pa.Buffer, bytes]], settings: Settings
+) -> pa.Table:
+    columns = list(segment_table([segment]).columns)
+    for view in settings.views:
+        data, times = pixels.get(view, (None, None))
+        columns.append(_one_binary(data))
+        columns.append(pa.array([times], pa.large_binary()))
+    return pa.Table.from_arrays(columns, schema=decoded_schema(len(settings.views)))
+
+
+def _one_binary(data: pa.Buffer | None) -> pa.Array:
+    """A one-row column over memory that is not copied."""
+    if data is None:
+        return pa.nulls(1, pa.large_binary())
+    offsets = pa.py_buffer(np.asarray([0, data.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+# ---- annotate: pixels → rows
+
+
+class Annotate:
+    """Holds all networks on one device and labels batches of decoded segments: `ANNOTATED` rows."""
+
+    def __init__(self, settings: Settings, *, device: str | None = None, threads: int | None = None) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._settings = settings
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._networks: dict[str, Network] = {
+            name: annotator.load(self._device) for name, annotator in settings.annotators.items()
+        }
+        self._worker = f"{socket.gethostname()}/{self._device}"
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.select([name for name in batch.column_names if not name.startswith("view")]).to_pylist()
+        samples = [_samples(batch, i, row, self._settings) for i, row in enumerate(rows)]
+        ledger: list[dict[str, Any]] = []
+        tables: list[Mapping[str, pa.Table]] = []
+        for name, network in self._networks.items():
+            mine = [i for i, row in enumerate(rows) if name in work_of(row)]
+            views = self._settings.annotators[name].views
+            seen = [i for i in mine if rows[i]["status"] is None and any(len(samples[i].get(v, ())) for v in views)]
+            started = time.perf_counter()
+            given = [{view: samples[i][view] for view in views if view in samples[i]} for i in seen]
+            annotations = dict(zip(seen, network.annotate(given) if given else [], strict=True))
+            seconds = (time.perf_counter() - started) / max(len(seen), 1)
+            for i in mine:
+                annotation = annotations.get(i)
+                ledger.append(self._ledger_row(rows[i], name, annotation, seconds if annotation else 0.0, samples[i]))
+                tables.append(annotation.rows if annotation else {})
+        return annotated_table(ledger, tables)
+
+    def _ledger_row(
+        self,
+        row: Mapping[str, Any],
+        name: str,
+        annotation: Annotation | None,
+        seconds: float,
+        samples: Mapping[View, Samples],
+    ) -> dict[str, Any]:
+        annotator = self._settings.annotators[name]
+        kept = ("video_id", "segment", "n_segments", "start_us", "end_us", "detail", "attempts", "coverage", "facts")
+        status, reason = row["status"], row["reason"]
+        if status is None:
+            if annotation is None:
+                status, reason = "empty", _why_empty(annotator, samples)
+            else:
+                partial = row["coverage"] is not None and row["coverage"] < WHOLE
+                status, reason = ("partial", Damaged.reason) if partial else ("labelled", None)
+        return {
+            **{key: row[key] for key in kept},
+            "annotator": name,
+            "model_id": annotator.model_id,
+            "run_id": self._settings.run_id,
+            "status": status,
+            "reason": reason,
+            "rows": sum(table.num_rows for table in annotation.rows.values()) if annotation else 0,
+            "decode_s": row["decode_s"] or 0.0,
+            "infer_s": seconds,
+            "worker": self._worker,
+            "at": datetime.now(UTC),
+            "samples": annotation.samples if annotation else 0,
+            "tally": annotation.tally if annotation and annotation.tally is not None else None,
+        }
+
+
+def _why_empty(annotator: Annotator, samples: Mapping[View, Samples]) -> str:
+    if any(view in samples for view in annotator.views):
+        return "too_short"
+    return "no_sound" if all(isinstance(view, Audio) for view in annotator.views) else "no_picture"
+
+
+def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings) -> dict[View, Samples]:
+    """One decoded segment's samples by view, as read-only views of the batch's own memory."""
+    if row["status"] is not None:
+        return {}
+    facts = json.loads(row["facts"])
+    video, span = Span(facts["start_us"], facts["end_us"]), Span(row["start_us"], row["end_us"])
+    found: dict[View, Samples] = {}
+    for number, view in enumerate(settings.views):
+        value = batch[f"view{number}"][i]
+        if not value.is_valid:
+            continue
+        raw = np.frombuffer(value.as_buffer(), np.int16 if isinstance(view, Audio) else np.uint8)
+        frame_us = np.frombuffer(batch[f"view{number}_us"][i].as_buffer(), np.int64)
+        if isinstance(view, Audio):
+            ends = np.asarray([span.end_us], np.int64)
+            found[view] = Samples(np.asarray([span.start_us], np.int64), ends, frame_us, raw.reshape(-1, view.channels))
+            continue
+        starts = owned_starts(view, video=video, segment=span, still=facts["still"])
+        ends = np.minimum(starts + view.span_us, max(video.end_us, video.start_us + 1))
+        data = raw.reshape(len(starts), *view.sample_shape)
+        found[view] = Samples(starts, ends, frame_us.reshape(len(starts), -1), data)
+    return found
+
+
+# ---- write: rows → parts
+
+
+def write(batch: pa.Table, *, settings: Settings) -> pa.Table:
+    """Write one part per table and return one row that describes them: nothing of it counts until it is committed.
+
+    `parts`: JSON of the parts, the ledger's last. `told`: JSON of what the driver's progress shows.
+    """
+    ledger = ledger_rows(batch)
+    parts = []
+    for table in ANNOTATION_TABLES.values():
+        rows = annotation_rows(batch, table)
+        if rows.num_rows:
+            parts.append(asdict(write_part(settings.tables_url, table, rows)))
+    parts.append(asdict(write_part(settings.tables_url, LEDGER, ledger)))
+    told = ledger.select(
+        ["video_id", "model_id", "segment", "n_segments", "start_us", "end_us", "status", "reason", "annotator"]
+    )
+    return pa.table({"parts": [json.dumps(parts)], "told": [json.dumps(told.to_pylist())]})
