@@ -28,6 +28,7 @@ from vidproc.tables.parts import Part
 from vidproc.tables.store import Store
 
 Intent = dict[str, Any]
+UNIT = ("video_id", "annotator", "model_id")
 
 
 def intent_path(n: int) -> str:
@@ -128,6 +129,12 @@ class Commits:
     def _overtaken(self) -> bool:
         intent = read_intent(self.store, self._next)
         return intent is not None and intent["epoch"] > self._epoch
+
+
+def replace_units(units: pa.Table) -> dict[str, pa.Table]:
+    """For `Commits.commit(replace=)`: everything that the tables hold of these (video_id, annotator, model_id)."""
+    keys = units.select(UNIT)
+    return {table.name: keys for table in TABLES.values() if set(UNIT) <= set(table.key)}
 
 
 def _intent(n: int, *, epoch: int, run_id: str) -> Intent:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from vidproc.errors import TablesDamaged
 from vidproc.schema import LABELS, LEDGER, VIDEOS, WHOLE_VIDEO
 from vidproc.tables import sql
-from vidproc.tables.commit import Commits
+from vidproc.tables.commit import UNIT, Commits
 from vidproc.tables.merge import (
     Row,
     best_facts,
@@ -29,8 +29,6 @@ from vidproc.tables.parts import write_part
 
 COMMIT_SEGMENTS = 10_000
 """Ledger rows (and at most so many videos) that one commit derives from: bounds the memory that tallies take."""
-
-UNIT = ("video_id", "annotator", "model_id")
 
 
 class Labeller(Protocol):

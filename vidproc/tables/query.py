@@ -36,18 +36,20 @@ VIEWS = {
             FROM ordered),
         merged AS (
             SELECT video_id, annotator, task, label, label_id,
-                   min(start_us) / 1e6 AS start_s, max(end_us) / 1e6 AS end_s, max(score) AS best_score, avg(score) AS mean_score, min(rank) AS best_rank, count(*) AS samples
+                   min(start_us) / 1e6 AS start_s, max(end_us) / 1e6 AS end_s,
+                   max(score) AS best_score, avg(score) AS mean_score, min(rank) AS best_rank, count(*) AS samples
             FROM numbered GROUP BY video_id, annotator, task, label, label_id, span)
-        SELECT uri, member, merged.* FROM merged JOIN videos USING (video_id)""",
+        SELECT uri, member, merged.* FROM merged JOIN latest_videos USING (video_id)""",
     "video_labels": """
         SELECT uri, member, video_id, annotator, task, label, label_id, score, rank,
                start_us / 1e6 AS start_s, end_us / 1e6 AS end_s
-        FROM labels SEMI JOIN latest_models USING (video_id, annotator, model_id) JOIN videos USING (video_id)
+        FROM labels SEMI JOIN latest_models USING (video_id, annotator, model_id) JOIN latest_videos USING (video_id)
         WHERE scope = 'video'""",
     "quality_spans": """
         SELECT uri, member, video_id, start_us / 1e6 AS start_s, end_us / 1e6 AS end_s,
                quality.* EXCLUDE (video_id, annotator, model_id, run_id, start_us, end_us)
-        FROM quality SEMI JOIN latest_models USING (video_id, annotator, model_id) JOIN videos USING (video_id)""",
+        FROM quality SEMI JOIN latest_models USING (video_id, annotator, model_id)
+             JOIN latest_videos USING (video_id)""",
     "failures": f"""
         SELECT uri, member, video_id, latest_videos.status, latest_videos.reason, details.detail, latest_videos.coverage
         FROM latest_videos LEFT JOIN (
