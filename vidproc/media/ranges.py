@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -88,7 +89,9 @@ def remote_etag(info: Mapping[str, Any]) -> str:
     for field in (*_ETAG_FIELDS, *_TIME_FIELDS):
         if info.get(field):
             value = info[field]
-            return value.strip('"') if isinstance(value, str) else str(value)
+            if isinstance(value, datetime):  # some filesystems list a time as a number and describe it as a date
+                value = value.timestamp()
+            return f"{value:.6f}" if isinstance(value, float) else str(value).strip('"')
     return ""
 
 

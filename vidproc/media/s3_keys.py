@@ -21,6 +21,14 @@ class _Part(NamedTuple):
     token: str | None = None
 
 
+def has_keys(filesystem: Any, bucket: str, prefix: str) -> bool:
+    """Whether any key starts with the prefix. Raises `Missing` (no such bucket) or `Unreadable`."""
+    target = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+    call = filesystem.call_s3
+    answer = with_retries(f"s3://{bucket}/{prefix}", lambda: call("list_objects_v2", **target, **filesystem.req_kw))
+    return bool(answer.get("Contents"))
+
+
 def list_keys(filesystem: Any, *, bucket: str, prefix: str, threads: int) -> Iterator[Mapping[str, Any]]:
     """What list v2 says of every key: Key, Size, ETag, LastModified. In no particular order, each key once.
 

@@ -12,7 +12,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ from vidproc.media.ranges import (
     storage_errors,
     with_retries,
 )
-from vidproc.media.s3_keys import list_keys
+from vidproc.media.s3_keys import has_keys, list_keys
 from vidproc.media.selection import Ignored
 from vidproc.media.sources import Source
 
@@ -65,6 +64,14 @@ class Place:
         magic = _MAGIC.search(self.path) if self.kind == "glob" else None
         return self.path[: magic.start() if magic else None].rpartition("/")[0] + "/"
 
+    @property
+    def uri(self) -> str:
+        """The URI that a single file has in every listing, however its URL was written."""
+        if self.filesystem is None:
+            return local_uri(self.path)
+        exact = is_s3(self.filesystem) or _is_http(self.filesystem)
+        return self.url if exact else str(self.filesystem.unstrip_protocol(self.path))
+
     def contains(self, other: "Place") -> bool:
         """Whether everything of the other place is found here too."""
         same = type(self.filesystem) is type(other.filesystem)
@@ -76,6 +83,8 @@ def locate(url: str) -> Place:
     path = local_path(url)
     if path is not None:
         return _locate_local(url, path)
+    if "::" in url:
+        raise UsageError(f"archive {url}: chained URLs cannot be read by range and pinned: give the files themselves")
     try:
         filesystem = filesystem_of(url)
     except (ValueError, ImportError) as error:
@@ -97,20 +106,20 @@ def find(place: Place, *, wants: Callable[[str], bool], ignored: Ignored, thread
             urlsplit(place.url).path.rpartition("/")[2] if _is_http(place.filesystem) else place.path.rpartition("/")[2]
         )
         if wants(name):
-            yield look_up(place.url if place.filesystem else local_uri(place.path), name=name)
+            yield look_up(place.uri, name=name)
         else:
             ignored.add_name(name)
         return
-    if place.kind == "glob":
-        wants = partial(_wants_match, re.compile(glob_translate(place.path)), place.root, wants)
+    pattern = re.compile(glob_translate(place.path)) if place.kind == "glob" else None
+    names = _Names(wants, ignored, pattern, place.root)
     try:
         if place.filesystem is None:
             depth = None if place.kind == "folder" or "**" in place.path else place.path[len(place.root) :].count("/")
-            yield from _walk_local(place.root, depth, wants, ignored)
+            yield from _walk_local(place.root, depth, names)
         elif is_s3(place.filesystem):
-            yield from _walk_s3(place, wants, ignored, threads)
+            yield from _walk_s3(place, names, threads)
         else:
-            yield from _walk_remote(place, wants, ignored)
+            yield from _walk_remote(place, names)
     except InputError as error:
         raise UsageError(f"archive {place.url} cannot be listed: {error}") from error
 
@@ -122,7 +131,7 @@ def look_up(uri: str, *, name: str) -> Found:
         return _local_file(path, name)
     filesystem = filesystem_of(uri)
     try:
-        return _remote_file(uri, name, with_retries(uri, lambda: filesystem.info(uri)))
+        return _remote_file(uri, name, _info(uri, filesystem))
     except InputError as error:
         return Found(Source(uri, "", 0, 0, ""), name, error)
 
@@ -145,13 +154,26 @@ def _locate_local(url: str, path: str) -> Place:
 def _kind(url: str, filesystem: Any, path: str) -> Literal["file", "folder", "glob"]:
     if is_s3(filesystem) and (path.endswith("/") or "/" not in path):
         return "folder"
+    if _is_http(filesystem) and urlsplit(url).path.endswith("/"):
+        raise UsageError(f"archive {url}: HTTP has no folders: give a .csv or .parquet list of URIs")
     try:
-        info = with_retries(url, lambda: filesystem.info(url))
+        info = _info(url, filesystem)
     except Missing:
+        if is_s3(filesystem) and has_keys(filesystem, *split_s3(url + "/")):
+            return "folder"
         if _MAGIC.search(path) and not _is_http(filesystem):
             return "glob"
         raise
-    return "folder" if info["type"] == "directory" else "file"
+    return "folder" if info.get("type") == "directory" else "file"
+
+
+def _info(uri: str, filesystem: Any) -> Mapping[str, Any]:
+    """What storage says of one object. s3fs would cut a `?versionId=` off a key, hence a HEAD of our own for S3."""
+    if not is_s3(filesystem):
+        return with_retries(uri, lambda: dict(filesystem.info(uri)))
+    bucket, key = split_s3(uri)
+    head = with_retries(uri, lambda: filesystem.call_s3("head_object", Bucket=bucket, Key=key, **filesystem.req_kw))
+    return {**head, "size": head["ContentLength"]}
 
 
 def _is_http(filesystem: Any) -> bool:
@@ -159,11 +181,25 @@ def _is_http(filesystem: Any) -> bool:
     return filesystem is not None and "https" in filesystem.protocol
 
 
-def _wants_match(pattern: re.Pattern[str], root: str, wants: Callable[[str], bool], name: str) -> bool:
-    return pattern.match(root + name) is not None and wants(name)
+@dataclass(frozen=True)
+class _Names:
+    """Which names below `root` to yield. Names that a glob does not match were not asked for: they are not counted."""
+
+    wants: Callable[[str], bool]
+    ignored: Ignored
+    pattern: re.Pattern[str] | None
+    root: str
+
+    def wanted(self, name: str) -> bool:
+        if self.pattern and not self.pattern.match(self.root + name):
+            return False
+        wanted = self.wants(name)
+        if not wanted:
+            self.ignored.add_name(name)
+        return wanted
 
 
-def _walk_local(root: str, depth: int | None, wants: Callable[[str], bool], ignored: Ignored) -> Iterator[Found]:
+def _walk_local(root: str, depth: int | None, names: _Names) -> Iterator[Found]:
     pending = [(root, 0)]
     while pending:
         folder, level = pending.pop()
@@ -179,12 +215,12 @@ def _walk_local(root: str, depth: int | None, wants: Callable[[str], bool], igno
                 if entry.is_dir(follow_symlinks=False):
                     if depth is None or level < depth:
                         pending.append((entry.path, level + 1))
-                elif not wants(name):
-                    ignored.add(LINK_TO_FOLDER) if entry.is_dir() else ignored.add_name(name)
-                else:
+                elif entry.is_symlink() and entry.is_dir():
+                    names.ignored.add(LINK_TO_FOLDER)
+                elif names.wanted(name):
                     found = _local_file(entry.path, name)
                     if isinstance(found.problem, _NotAFile):
-                        ignored.add(LINK_TO_FOLDER if entry.is_dir() else NOT_A_FILE)
+                        names.ignored.add(NOT_A_FILE)
                     else:
                         yield found
 
@@ -204,7 +240,7 @@ def _local_file(path: str, name: str) -> Found:
     return Found(Source(uri, "", 0, status.st_size, local_etag(status)), name, problem)
 
 
-def _walk_s3(place: Place, wants: Callable[[str], bool], ignored: Ignored, threads: int) -> Iterator[Found]:
+def _walk_s3(place: Place, names: _Names, threads: int) -> Iterator[Found]:
     protocol = place.url.partition("://")[0]
     bucket, prefix = split_s3(f"{protocol}://{place.path}")
     if place.kind == "folder":
@@ -214,23 +250,19 @@ def _walk_s3(place: Place, wants: Callable[[str], bool], ignored: Ignored, threa
     start = len(place.root) - len(bucket) - 1
     for key in list_keys(place.filesystem, bucket=bucket, prefix=prefix, threads=threads):
         name = key["Key"][start:]
-        if wants(name):
+        if not name.endswith("/") and names.wanted(name):  # "folder/" is what consoles create to show an empty folder
             yield Found(Source(f"{protocol}://{bucket}/{key['Key']}", "", 0, key["Size"], remote_etag(key)), name)
-        elif not name.endswith("/"):  # what consoles create to show an empty folder
-            ignored.add_name(name)
 
 
-def _walk_remote(place: Place, wants: Callable[[str], bool], ignored: Ignored) -> Iterator[Found]:
+def _walk_remote(place: Place, names: _Names) -> Iterator[Found]:
     """One folder at a time: fsspec's `find` would hold the whole tree."""
     root = place.root.rstrip("/") or "/"
     with storage_errors(place.url):
         for _, _, files in place.filesystem.walk(root, detail=True, on_error="raise"):
             for info in files.values():
                 name = info["name"][len(place.root) :]
-                if wants(name):
+                if names.wanted(name):
                     yield _remote_file(place.filesystem.unstrip_protocol(info["name"]), name, info)
-                else:
-                    ignored.add_name(name)
 
 
 def _remote_file(uri: str, name: str, info: Mapping[str, Any]) -> Found:

@@ -1,0 +1,58 @@
+"""Fixtures that more than one part of the package needs."""
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+
+RGW = Path(__file__).parents[2] / "shared" / "s3" / "rgw"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on a real S3 server, as `s3://…`; its address and keys are in the environment for the whole session.
+
+    The first use on a machine installs Ceph (about 30 s), later ones start it (about 8 s). Use a prefix of your own.
+    """
+    if not RGW.exists():
+        pytest.skip(f"no S3 server: {RGW} is not there")
+    folder = tempfile.mkdtemp(prefix="rgw-")  # short: the path of a Unix socket has at most 107 bytes
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            up = subprocess.run(
+                [RGW, "up", folder, str(_free_port_pair())], capture_output=True, text=True, check=False
+            )
+            if up.returncode and shutil.which("radosgw") is None:
+                pytest.skip(f"no S3 server: Ceph cannot be installed here: {up.stderr[-200:]}")
+            assert up.returncode == 0, up.stderr[-2000:]
+            for line in up.stdout.splitlines():
+                name, _, value = shlex.split(line.removeprefix("export "))[0].partition("=")
+                patch.setenv(name, value)
+            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            s3fs.S3FileSystem.clear_instance_cache()
+            s3fs.S3FileSystem().mkdir("vidproc-tests")
+            yield "s3://vidproc-tests"
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
+            subprocess.run([RGW, "down", folder], check=True, capture_output=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port_pair() -> int:
+    """The first of two neighbouring free ports."""
+    for first in range(20_000 + os.getpid() % 5000, 32_000, 2):
+        with socket.socket() as one, socket.socket() as two:
+            try:
+                one.bind(("127.0.0.1", first))
+                two.bind(("127.0.0.1", first + 1))
+            except OSError:
+                continue
+            return first
+    raise OSError("no two neighbouring ports are free between 20000 and 32000")
