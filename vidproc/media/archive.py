@@ -6,7 +6,7 @@ The same archive gives the same set of rows; their order may differ. A video tha
 is listed twice, with one video_id; folders inside other given folders are left out.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,11 +55,11 @@ def list_archive(
     lister = _Lister(Selection(include, exclude))
     try:
         for place in places:
-            before = writer.rows
+            before, ignored = writer.rows, lister.ignored.counts.copy()
             for row in lister.rows(place):
                 writer.add(row)
             if writer.rows == before:
-                raise UsageError(_nothing_known(place, lister))
+                raise UsageError(_nothing_known(place, lister.ignored.counts - ignored))
         writer.close()
     except BaseException:
         writer.discard()
@@ -88,7 +88,7 @@ class _Lister:
                 yield from self._finish(pending.popleft())
 
     def _jobs(self, place: Place) -> Iterator[Listed | Callable[[], ShardIndex]]:
-        if place.kind == "file" and place.path.lower().endswith(LIST_SUFFIXES):
+        if _is_uri_list(place):
             for uris in read_uri_list(place):
                 yield partial(self._listed_uris, uris)
             return
@@ -134,12 +134,19 @@ class _Lister:
 
 def _outermost(places: Sequence[Place]) -> list[Place]:
     """Without repeated places, and those inside others."""
-    distinct = list(dict.fromkeys(places))
-    return [place for place in distinct if not any(other.contains(place) for other in distinct if other != place)]
+    kept: list[Place] = []
+    for place in places:
+        if _is_uri_list(place) or not any(other.contains(place) for other in kept):
+            kept = [other for other in kept if _is_uri_list(other) or not place.contains(other)] + [place]
+    return kept
 
 
-def _nothing_known(place: Place, lister: _Lister) -> str:
-    seen = ", ".join(f"{count} × {ending}" for ending, count in lister.ignored.counts.most_common(5)) or "no files"
+def _is_uri_list(place: Place) -> bool:
+    return place.kind == "file" and place.path.lower().endswith(LIST_SUFFIXES)
+
+
+def _nothing_known(place: Place, ignored: Counter[str]) -> str:
+    seen = ", ".join(f"{count} × {ending}" for ending, count in ignored.most_common(5)) or "no files"
     return (
         f"archive {place.url} ({place.kind}) lists no video, sound or picture (seen: {seen}). Known are the endings "
         f"{' '.join(sorted(KNOWN_SUFFIXES))}, .tar shards of those, and .parquet or .csv lists of URIs; name others "

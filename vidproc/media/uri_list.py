@@ -42,9 +42,10 @@ def _parquet_rows(file: IO[bytes], url: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv_rows(file: IO[bytes], url: str) -> Iterator[Mapping[str, Any]]:
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-    _check_columns(reader.fieldnames or (), url)
-    yield from reader
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        _check_columns(reader.fieldnames or (), url)
+        yield from reader
 
 
 def _check_columns(names: Any, url: str) -> None:

@@ -74,8 +74,13 @@ class Place:
 
     def contains(self, other: "Place") -> bool:
         """Whether everything of the other place is found here too."""
-        same = type(self.filesystem) is type(other.filesystem)
-        return same and (self == other or (self.kind == "folder" and other.root.startswith(self.root)))
+        if type(self.filesystem) is not type(other.filesystem):
+            return False
+        if self.kind != "folder":
+            return (self.kind, self.path) == (other.kind, other.path)
+        if self.filesystem is None:  # a link to a folder is not followed: what is behind one is elsewhere
+            return f"{os.path.realpath(other.root)}/".startswith(f"{os.path.realpath(self.root)}/".replace("//", "/"))
+        return other.root.startswith(self.root)
 
 
 def locate(url: str) -> Place:
