@@ -11,7 +11,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from vidproc.schema import LABELS, LEDGER, TABLES, Table
-from vidproc.tables.parts import Part, write_part
+from vidproc.tables.parts import Part, parquet_bytes, write_part
+from vidproc.tables.plan import LISTING
+from vidproc.tables.store import Store
 
 LENGTH_US = 1_000_000
 NAMES = ("walk", "run")
@@ -117,3 +119,15 @@ def read(url: str, name: str) -> list[dict[str, Any]]:
 
 def read_all(url: str) -> dict[str, list[dict[str, Any]]]:
     return {name: read(url, name) for name in TABLES}
+
+
+def unit_keys(video_id: str, annotator: str = "actions", model_id: str = "net-1") -> pa.Table:
+    return pa.table({"video_id": [video_id], "annotator": [annotator], "model_id": [model_id]})
+
+
+def write_listing(url: str, video_ids: Sequence[str]) -> None:
+    """A listing of these videos in one Parquet file."""
+    rows = [
+        {"video_id": v, "uri": f"a/{v}.mp4", "member": "", "offset": 0, "bytes": 10, "etag": "e"} for v in video_ids
+    ]
+    Store(url).put("listing.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=LISTING)))

@@ -60,12 +60,13 @@ def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segme
         _find_pending(connection, annotators)
         connection.execute(_EARLIER)
         connection.execute(
-            "CREATE TEMP TABLE stale AS SELECT DISTINCT video_id FROM videos SEMI JOIN pending USING (video_id)"
+            "CREATE TABLE stale AS SELECT DISTINCT video_id FROM videos SEMI JOIN pending USING (video_id)"
         )
+        lookup = connection.cursor()  # the connection itself is busy giving segments
         for segments in _whole_videos(sql.batches(connection, _SEGMENTS), commit_segments):
             units, labels = _derive_units(segments, annotators, commits.run_id)
-            videos = _derive_videos(connection, units, commits.run_id)
-            _commit(commits, connection, units, labels, videos)
+            videos = _derive_videos(lookup, units, commits.run_id)
+            _commit(commits, lookup, units, labels, videos)
             derived += len(videos)
     return derived
 
@@ -75,7 +76,7 @@ def _find_pending(connection: Any, annotators: Mapping[str, Labeller]) -> None:
     schema = pa.schema([("annotator", pa.string()), ("model_id", pa.string())])
     connection.register("wanted", pa.Table.from_pylist(wanted, schema=schema))
     connection.execute(
-        f"""CREATE TEMP TABLE pending AS
+        f"""CREATE TABLE pending AS
         SELECT video_id, annotator, model_id
         FROM ledger SEMI JOIN wanted USING (annotator, model_id)
              ANTI JOIN (SELECT video_id, annotator, model_id FROM ledger WHERE segment = {WHOLE_VIDEO}) AS finished
@@ -87,7 +88,7 @@ def _find_pending(connection: Any, annotators: Mapping[str, Labeller]) -> None:
 
 _MERGED = ("status", "reason", "coverage", "n_segments", "facts")
 # The newest whole-video row of each other annotator of the pending videos: the `videos` row is merged over all of them.
-_EARLIER = f"""CREATE TEMP TABLE earlier AS
+_EARLIER = f"""CREATE TABLE earlier AS
     SELECT video_id, annotator, {", ".join(f'last({name} ORDER BY "at") AS {name}' for name in _MERGED)}
     FROM ledger WHERE segment = {WHOLE_VIDEO} AND video_id IN (SELECT video_id FROM pending)
     GROUP BY video_id, annotator"""
@@ -192,12 +193,12 @@ def _label_rows(unit: Row, found: pa.Table) -> pa.Table:
     return pa.table(columns, schema=LABELS.schema)
 
 
-def _derive_videos(connection: Any, units: list[Row], run_id: str) -> list[Row]:
+def _derive_videos(lookup: Any, units: list[Row], run_id: str) -> list[Row]:
     """The `videos` rows of the units' videos, merged with what other annotators found earlier."""
     ids = pa.table({"video_id": pa.array(sorted({unit["video_id"] for unit in units}))})
-    connection.register("ids", ids)
+    lookup.register("ids", ids)
     merged: dict[str, dict[str, Row]] = {video_id: {} for video_id in ids.column("video_id").to_pylist()}
-    for row in connection.sql("FROM earlier SEMI JOIN ids USING (video_id)").to_arrow_table().to_pylist():
+    for row in lookup.sql("FROM earlier SEMI JOIN ids USING (video_id)").to_arrow_table().to_pylist():
         merged[row["video_id"]][row["annotator"]] = row
     for unit in units:
         merged[unit["video_id"]][unit["annotator"]] = unit
@@ -208,12 +209,12 @@ def _derive_videos(connection: Any, units: list[Row], run_id: str) -> list[Row]:
     ]
 
 
-def _commit(commits: Commits, connection: Any, units: list[Row], labels: pa.Table, videos: list[Row]) -> None:
+def _commit(commits: Commits, lookup: Any, units: list[Row], labels: pa.Table, videos: list[Row]) -> None:
     written = {
         LABELS: labels,
         VIDEOS: pa.Table.from_pylist(videos, schema=VIDEOS.schema),
         LEDGER: pa.Table.from_pylist(units, schema=LEDGER.schema),
     }
-    stale = connection.sql("FROM stale SEMI JOIN ids USING (video_id)").to_arrow_table()
+    stale = lookup.sql("FROM stale SEMI JOIN ids USING (video_id)").to_arrow_table()
     parts = [write_part(commits.tables_url, table, rows) for table, rows in written.items() if rows.num_rows]
     commits.commit(parts, replace={VIDEOS.name: stale})
