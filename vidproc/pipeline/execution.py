@@ -5,14 +5,15 @@ plan (Parquet) ─▶ probe ─▶ repartition ─▶ decode ─▶ annotate (ac
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -40,6 +41,14 @@ class Cluster:
         return cls(found.get("CPU", 1.0), found.get("GPU", 0.0))
 
 
+_KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
+"""Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of processor time."""
+
+
+def _cores() -> int:
+    return max(len(os.sched_getaffinity(0)), 2)
+
+
 @contextmanager
 def connected() -> Iterator[Cluster]:
     """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job."""
@@ -49,7 +58,7 @@ def connected() -> Iterator[Cluster]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
-            ray.init(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, 2), **quiet)
+            ray.init(include_dashboard=False, num_cpus=_cores(), _system_config=_KEEP_WORKERS, **quiet)
     _configure_data()
     try:
         yield Cluster.of_ray()
@@ -59,13 +68,12 @@ def connected() -> Iterator[Cluster]:
 
 
 def _configure_data() -> None:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 64 * _MIB
     context.execution_options.preserve_order = False
-    context.enable_rich_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 @ray.remote(num_cpus=_DECODE_CPUS, max_retries=2, scheduling_strategy="SPREAD")
@@ -84,26 +92,20 @@ def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeO
     """The dataset of `ANNOTATED` rows of a plan."""
     on_gpu = cluster.gpus >= 1 and options.device != "cpu"
     actors = options.actors or (int(cluster.gpus) if on_gpu else max(1, int(cluster.cpus) // 8))
-    probes = min(max(math.ceil(planned / 64), min(planned, 2 * int(cluster.cpus))), 100_000)
-    segments_per_task = max(1, min(8, int(planned / (8 * cluster.cpus))))
     threads = None if on_gpu else max(1, min(8, int(cluster.cpus) // actors))
-    light = {"num_cpus": _LIGHT_CPUS}
-    videos = ray.data.read_parquet(plan_url, override_num_blocks=max(probes, 1), ray_remote_args=light)
+    few = planned / (8 * cluster.cpus)  # rows a task, so that every core gets several tasks
+    chunks = [pa.table({name: [value] for name, value in chunk.items()}) for chunk in _chunks(plan_url, few)]
+    probe = functools.partial(steps.probe_chunks, settings=settings)
     return (
-        videos.map_batches(functools.partial(steps.probe, settings=settings), batch_format="pyarrow", **light)
-        .repartition(target_num_rows_per_block=segments_per_task)
-        .map_batches(
-            functools.partial(_decode, settings=settings),
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=_DECODE_CPUS,
-        )
+        ray.data.from_arrow(chunks)
+        .map_batches(probe, batch_format="pyarrow")  # one CPU, as repartition has: then Ray fuses the two
+        .repartition(target_num_rows_per_block=max(1, min(8, int(few))))
+        .map_batches(functools.partial(_decode, settings=settings), batch_format="pyarrow", num_cpus=_DECODE_CPUS)
         .map_batches(
             steps.Annotate,
             fn_constructor_args=(settings,),
             fn_constructor_kwargs={"device": "cuda" if on_gpu else "cpu", "threads": threads},
             batch_format="pyarrow",
-            zero_copy_batch=True,
             batch_size=options.batch_segments or (16 if on_gpu else 4),
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=_LIGHT_CPUS if cluster.cpus < 8 else 1,
@@ -112,19 +114,31 @@ def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeO
     )
 
 
+def _chunks(plan_url: str, rows_per_chunk: float) -> Iterator[dict[str, Any]]:
+    """Pieces of the plan's files, as references: Ray's own Parquet reader starts dozens of actors for its footers."""
+    length = max(1, min(32, int(rows_per_chunk)))
+    for path in plan_files(plan_url):
+        with fsspec.open(path) as file:
+            footer = pq.ParquetFile(file).metadata
+        for group in range(footer.num_row_groups):
+            rows = footer.row_group(group).num_rows
+            for first in range(0, rows, length):
+                yield {"path": path, "row_group": group, "first": first, "rows": min(length, rows - first)}
+
+
+def plan_files(plan_url: str) -> list[str]:
+    """The files of a plan, in its order."""
+    filesystem, folder = fsspec.core.url_to_fs(plan_url)
+    return [str(filesystem.unstrip_protocol(path)) for path in sorted(filesystem.ls(folder, detail=False))]
+
+
 def written(
     plan_url: str, planned: int, settings: Settings, options: ComputeOptions, cluster: Cluster
 ) -> Iterator[dict[str, Any]]:
     """Run the steps; yields what each `write` returns: `parts` and `told`, as JSON texts."""
+    write = functools.partial(steps.write, settings=settings)
     dataset = annotated(plan_url, planned, settings, options, cluster).map_batches(
-        functools.partial(steps.write, settings=settings),
-        batch_format="pyarrow",
-        batch_size=_ROWS_PER_PART,
-        num_cpus=_LIGHT_CPUS,
+        write, batch_format="pyarrow", batch_size=_ROWS_PER_PART, num_cpus=_LIGHT_CPUS
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
-
-
-def settings_with(settings: Settings, **changes: Any) -> Settings:
-    return replace(settings, **changes)

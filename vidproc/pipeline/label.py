@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,13 +50,19 @@ def run(config: LabelConfig) -> int:
             log("recovered", run=killed)
         derive(commits, annotators)
         date = config.date or datetime.now().date()
-        start = RunStart(run_id, date, started, config.model_dump_json(), __version__)
+        start = RunStart(
+            run_id=run_id,
+            date=date,
+            started_at=started,
+            config=config.model_dump_json(),
+            code_version=__version__,
+        )
         start_run(config.tables, start)
         status, code = "failed", 1
         try:
             with _scratch(config.tables, run_id) as scratch:
                 summary = _plan(config, settings, scratch)
-                start = RunStart(run_id, date, started, start.config, __version__, summary.listed, summary.planned)
+                start = replace(start, listed=summary.listed, planned=summary.planned)
                 start_run(config.tables, start)
                 status = _label(config, settings, commits, summary, scratch)
             derive(commits, annotators)

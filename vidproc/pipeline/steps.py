@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import Damaged, InputError, KilledWorker, Missing, TimedOut
@@ -77,6 +79,17 @@ def _failure(error: InputError) -> dict[str, Any]:
 def probe(batch: pa.Table, *, settings: Settings) -> pa.Table:
     """Open each planned video once and cut it into segments: `SEGMENT` rows, those already in the ledger left out."""
     return segment_table([segment for video in batch.to_pylist() for segment in _probe_video(video, settings)])
+
+
+def probe_chunks(batch: pa.Table, *, settings: Settings) -> pa.Table:
+    """Probe the planned videos that each row (path, row_group, first, rows) points at."""
+    chunks = [_read_chunk(**chunk) for chunk in batch.to_pylist()]
+    return probe(pa.concat_tables(chunks), settings=settings)
+
+
+def _read_chunk(*, path: str, row_group: int, first: int, rows: int) -> pa.Table:
+    with fsspec.open(path) as file:
+        return pq.ParquetFile(file).read_row_group(row_group).slice(first, rows)
 
 
 def _probe_video(video: Mapping[str, Any], settings: Settings) -> Iterator[dict[str, Any]]:
