@@ -6,6 +6,7 @@ from typing import Protocol
 from vidproc.annotators.actions import Actions
 from vidproc.annotators.base import Annotator
 from vidproc.annotators.objects import Objects
+from vidproc.annotators.quality import Quality
 
 
 class Factory(Protocol):
@@ -20,4 +21,5 @@ class Factory(Protocol):
 ANNOTATORS: dict[str, Factory] = {
     "actions": Actions.from_spec,
     "objects": Objects.from_spec,
+    "quality": Quality.from_spec,
 }

@@ -1,4 +1,4 @@
-"""What an annotator is: a light description that every process may hold, and a network that only the device's process loads."""
+"""What an annotator is: a light description for every process, and a network that only the device's process loads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from vidproc.views import View
 class Annotation:
     """What one annotator says of one segment.
 
-    `rows`: table name → its rows, in the table's schema less the common columns (video_id, annotator, model_id, run_id).
-    `samples`, `tally`: how many samples were scored and their scores' sum (float32 [labels]), so that means over a whole
-    video are exact; None where there is nothing to average.
+    `rows`: table name → its rows, in the table's schema less the common columns (video_id, annotator, model_id,
+    run_id). `samples`, `tally`: how many samples were scored and their scores' sum (float32 [labels]), so that means
+    over a whole video are exact; None where there is nothing to average.
     """
 
     rows: Mapping[str, pa.Table] = field(default_factory=dict)

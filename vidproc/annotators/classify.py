@@ -1,7 +1,5 @@
 """Classification of samples: what `actions` and `objects` share. `forward.py` has the device's side."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
@@ -11,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vidproc.annotators.base import Annotation, Network
-from vidproc.annotators.rows import no_rows, repeated, rows_of
+from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
 from vidproc.errors import UsageError, WeightsError
 from vidproc.media.samples import Samples
 from vidproc.models.weights import Weights, resolve_weights
@@ -19,12 +17,6 @@ from vidproc.schema import LABELS
 from vidproc.views import Clips, Frames, View, view_to_json
 
 Scores = npt.NDArray[np.float32]
-
-
-def model_id(architecture: str, **parts: object) -> str:
-    """Architecture and 8 hex digits of a hash over `parts`, the same in every process and release."""
-    text = json.dumps(parts, sort_keys=True)
-    return f"{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)

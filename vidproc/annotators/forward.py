@@ -1,15 +1,14 @@
 """The device's side of classification: batches filled across segments, uint8 up, scores down. Imports torch."""
 
 import logging
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from vidproc.annotators.upload import as_tensor
 from vidproc.errors import NotFinite
 from vidproc.models.load import load_network
 from vidproc.models.optimise import for_inference
@@ -18,8 +17,8 @@ from vidproc.models.weights import Weights
 log = logging.getLogger(__name__)
 
 LEAST = 4
-"""Samples of the smallest forward pass; fewer are padded. From 3 on, oneDNN's scores of a sample do not depend, bit for bit,
-on how many others share its batch: so a run that was killed and resumed, with other batches, writes the same numbers."""
+"""Samples of the smallest forward pass; fewer are padded. From 3 on, oneDNN's scores of a sample do not depend, bit for
+bit, on how many share its batch: so a run that was killed and resumed, with other batches, writes the same numbers."""
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 64}
 
@@ -46,7 +45,7 @@ class ScoringNetwork:
         lengths = [len(array) for array in data]
         if not sum(lengths):
             return [np.empty((0, 0), np.float32) for _ in data]
-        pieces = [_tensor(array) for array in data]
+        pieces = [as_tensor(array) for array in data]
         done: list[Tensor] = []
         at, total = 0, sum(lengths)
         with torch.inference_mode():
@@ -89,13 +88,6 @@ class ScoringNetwork:
 def load_scoring_network(weights: Weights, *, device: str, batch: int | None) -> ScoringNetwork:
     """Raises `WeightsError` when the checkpoint is not what its sidecar says."""
     return ScoringNetwork(for_inference(load_network(weights), device), weights, device=device, batch=batch)
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The array as a tensor without a copy. It is only ever read, so memory that must not be written is fine."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
 
 
 def _slice(pieces: Sequence[Tensor], start: int, stop: int) -> Tensor:

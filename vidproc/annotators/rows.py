@@ -1,5 +1,7 @@
-"""What annotators' rows look like before the pipeline adds whose they are."""
+"""What annotators' rows look like before the pipeline adds whose they are, and the name of who made them."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,3 +28,9 @@ def no_rows(table: Table) -> pa.Table:
 
 def repeated(value: str, length: int) -> pa.Array:
     return pa.repeat(pa.scalar(value, pa.string()), length)
+
+
+def model_id(architecture: str, **parts: object) -> str:
+    """Architecture and 8 hex digits of a hash over `parts`, the same in every process and release."""
+    text = json.dumps(parts, sort_keys=True)
+    return f"{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
