@@ -20,6 +20,8 @@ _DEFAULT_FRAME_US = 40_000
 _HEAD_PACKETS = 240
 _TAIL_US = 5 * MICROSECONDS
 _FIRST_FRAME_PACKETS = 200
+_MISSING_US = MICROSECONDS
+"""A declared end that lies no further than this beyond the last packet is rounding, or the length of a last frame."""
 _MOST_PACKETS = 1 << 62  # the time limit ends it sooner
 _LEAST_BITS_PER_SECOND = 500
 """A declared duration that would mean fewer bits a second than this is not believed."""
@@ -38,11 +40,13 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
             "has_picture": picture is not None,
             "has_subtitles": bool(container.streams.subtitles),
             "metadata": _metadata(container),
-            "declared_us": _declared(container, request["size"]),
         }
+        declared_end_us = _declared_end(container, request["size"])
         if picture is not None:
             facts.update(_geometry(container, picture, limits))
-    facts.update(_times(file, limits))
+    times = _times(file, limits)
+    facts["declared_us"] = _declared(times, declared_end_us, times.pop("latest_us"))
+    facts.update(times)
     facts["still"] = picture is not None and facts["end_us"] - facts["start_us"] <= facts["frame_us"]
     if picture is not None:
         facts["fps"] = _believable_rate(facts)
@@ -112,36 +116,48 @@ def rotation_of(frame: Any) -> int:
     return turn % 360 if turn % 90 == 0 else 0
 
 
-def _declared(container: av.container.InputContainer, size: int) -> int | None:
+def _declared_end(container: av.container.InputContainer, size: int) -> int | None:
+    """When the container says that its last stream ends; None if it does not say, or nothing that can be believed."""
     declared = container.duration
     if not declared or declared <= 0 or size * 8 * MICROSECONDS / declared < _LEAST_BITS_PER_SECOND:
         return None
-    return int(declared)
+    return int(declared) + (container.start_time or 0)
+
+
+def _declared(times: dict[str, Any], declared_end_us: int | None, latest_us: int) -> int | None:
+    """How long the video should be: as long as it is, and what the declared end says is missing of all its streams."""
+    if declared_end_us is None:
+        return None
+    missing_us = declared_end_us - latest_us
+    length_us = int(times["end_us"] - times["start_us"])
+    return length_us + (missing_us if missing_us > _MISSING_US else 0)
 
 
 class _Extent:
-    """What the packets of one stream say of its times."""
+    """What the packets say of the times of one stream (the main one), and of the end of all."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self._main = stream.index
         self.times: list[int] = []
         self.end_us: int | None = None
-        self.packets = 0
+        self.latest_us: int | None = None
 
-    def add(self, packet: Any) -> None:
-        if not packet.size or packet.is_discard:
-            return
-        self.packets += 1
+    def add(self, packet: Any) -> bool:
+        """Take in one packet; True if it is one of the main stream."""
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None:
-            return
-        time_us = microseconds(stamp, self._stream.time_base)
-        if len(self.times) < _HEAD_PACKETS:
-            self.times.append(time_us)
-        length = microseconds(packet.duration, self._stream.time_base) if packet.duration else 0
+        if not packet.size or packet.is_discard or stamp is None:
+            return packet.stream_index == self._main
+        time_us = microseconds(stamp, packet.time_base)
+        length = microseconds(packet.duration, packet.time_base) if packet.duration else 0
         if length > 10 * MICROSECONDS:  # a slide may be shown that long; a header error may claim years
             length = 0
-        self.end_us = max(self.end_us if self.end_us is not None else time_us, time_us + length)
+        self.latest_us = time_us + length if self.latest_us is None else max(self.latest_us, time_us + length)
+        if packet.stream_index != self._main:
+            return False
+        if len(self.times) < _HEAD_PACKETS:
+            self.times.append(time_us)
+        self.end_us = time_us + length if self.end_us is None else max(self.end_us, time_us + length)
+        return True
 
     def frame_us(self) -> int:
         """The usual distance of two packets."""
@@ -157,12 +173,13 @@ class _Extent:
         )
 
 
-def _read(container: av.container.InputContainer, stream: Any, extent: _Extent, most: int) -> bool:
-    """Feed up to `most` packets to `extent`. True if the stream's end was reached."""
+def _read(container: av.container.InputContainer, extent: _Extent, most: int) -> bool:
+    """Feed packets to `extent`, up to `most` of its main stream. True if the end was reached."""
+    count = 0
     try:
-        for count, packet in enumerate(container.demux(stream)):
-            extent.add(packet)
-            if count + 1 >= most:
+        for packet in container.demux([stream for stream in select(container) if stream is not None]):
+            count += extent.add(packet)
+            if count >= most:
                 return False
     except av.FFmpegError:
         pass  # a torn tail ends the stream here
@@ -170,26 +187,30 @@ def _read(container: av.container.InputContainer, stream: Any, extent: _Extent, 
 
 
 def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
-    """Start, end, usual frame distance and whether it varies, in µs, as the packets have them."""
+    """Start, end, usual frame distance and whether it varies, and the end of all streams, in µs, as the packets have them."""
     with opened(file, limits=limits) as container:
-        stream = next(s for s in select(container) if s is not None)
+        stream: Any = next(s for s in select(container) if s is not None)
         extent = _Extent(stream)
-        ended = _read(container, stream, extent, _HEAD_PACKETS)
+        ended = _read(container, extent, _HEAD_PACKETS)
         if not ended:
             claimed = (stream.duration and microseconds(stream.duration, stream.time_base)) or container.duration
             ended = claimed is not None and claimed > 0 and _read_tail(container, stream, extent, claimed)
     if not ended:
         with opened(file, limits=limits) as container:
-            stream = next(s for s in select(container) if s is not None)
-            whole = _Extent(stream)
-            _read(container, stream, whole, _MOST_PACKETS)
-            extent.packets, extent.end_us = whole.packets, whole.end_us
+            whole = _Extent(next(s for s in select(container) if s is not None))
+            _read(container, whole, _MOST_PACKETS)
+            extent.end_us, extent.latest_us = whole.end_us, whole.latest_us
     frame_us = extent.frame_us()
-    if not extent.times or extent.end_us is None:
+    if not extent.times or extent.end_us is None or extent.latest_us is None:
         return _untimed(file, limits)
     start_us = min(extent.times)
-    end_us = max(extent.end_us, start_us + frame_us)
-    return {"start_us": start_us, "end_us": end_us, "frame_us": frame_us, "variable_rate": extent.rate_varies()}
+    return {
+        "start_us": start_us,
+        "end_us": max(extent.end_us, start_us + frame_us),
+        "frame_us": frame_us,
+        "variable_rate": extent.rate_varies(),
+        "latest_us": extent.latest_us,
+    }
 
 
 def _untimed(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +224,8 @@ def _untimed(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
                 frames += len(context.decode(packet))
         rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
     frame_us = int(MICROSECONDS / rate) if rate else _DEFAULT_FRAME_US
-    return {"start_us": 0, "end_us": max(frames, 1) * frame_us, "frame_us": frame_us, "variable_rate": False}
+    end_us = max(frames, 1) * frame_us
+    return {"start_us": 0, "end_us": end_us, "frame_us": frame_us, "variable_rate": False, "latest_us": end_us}
 
 
 def _read_tail(container: av.container.InputContainer, stream: Any, extent: _Extent, claimed_us: int) -> bool:
@@ -214,5 +236,5 @@ def _read_tail(container: av.container.InputContainer, stream: Any, extent: _Ext
         container.seek(time_stamp(max(target, 0), stream.time_base), stream=stream, backward=True)
     except (av.FFmpegError, OverflowError):
         return False
-    _read(container, stream, extent, _MOST_PACKETS)
+    _read(container, extent, _MOST_PACKETS)
     return extent.end_us is not None and before is not None and extent.end_us > before and extent.end_us >= target
