@@ -18,9 +18,10 @@ from typing import Any
 
 from vidproc.errors import INPUT_ERRORS, Damaged, KilledWorker, TimedOut, TooLarge
 from vidproc.media.limits import Limits
-from vidproc.media.sandbox import READ
+from vidproc.media.sandbox import READ, READY
 from vidproc.media.sources import OpenSource
 
+_START_S = 120.0
 _GRACE_S = 5.0
 """How long the sandbox may take to say how a child ended before it is replaced."""
 
@@ -107,6 +108,15 @@ class Guard:
         )
         theirs.close()
         self._control = ours
+        ours.settimeout(_START_S)
+        try:
+            ready = ours.recv(16)
+        except TimeoutError:
+            ready = b""
+        if ready != READY:  # this is no input's fault: nothing may be quarantined for it
+            self.close()
+            raise RuntimeError(f"the decoding sandbox does not start here: run `{' '.join(command[:3])} 0` to see why")
+        ours.settimeout(None)
         return ours
 
     def _converse(self, child: Connection, source: OpenSource) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _read(container: av.container.InputContainer, extent: _Extent, most: int) ->
 
 
 def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
-    """Start, end, usual frame distance and whether it varies, and the end of all streams, in µs, as the packets have them."""
+    """Start, end, usual frame distance, whether it varies, and the end of all streams: in µs, as the packets have them."""
     with opened(file, limits=limits) as container:
         stream: Any = next(s for s in select(container) if s is not None)
         extent = _Extent(stream)

@@ -25,6 +25,7 @@ from vidproc.errors import InputError, TooLarge
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
+READY = b"ready"
 READ = struct.Struct("<QQ")
 """A child's question for bytes: (offset, size). Anything longer is its JSON answer."""
 
@@ -152,7 +153,10 @@ def main() -> None:
     decode.prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then closes its guards
     tasks: dict[str, Task] = {"probe": probe.run, "decode": decode.run}
-    serve(socket.socket(fileno=int(sys.argv[1])), tasks)
+    os.nice(5)  # the networks go first: decoding fills the time that they leave
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.send(READY)
+    serve(control, tasks)
 
 
 if __name__ == "__main__":
