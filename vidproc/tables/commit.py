@@ -12,6 +12,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
@@ -71,7 +72,9 @@ class Commits:
                 raise LeaseLost(
                     f"run {tail[-1]['run_id']} has just taken over the tables at {store.root}; wait for its end"
                 )
-        deltas = {name: deltalog.open_table(store, table) for name, table in TABLES.items()}
+        with ThreadPoolExecutor(len(TABLES)) as pool:  # on S3 each takes half a second
+            opened = pool.map(lambda table: deltalog.open_table(store, table), TABLES.values())
+            deltas = dict(zip(TABLES, opened, strict=True))
         for intent in tail:
             _check_parts(store, deltas, intent)
             _apply(store, deltas, intent)
