@@ -19,7 +19,7 @@ RGW = Path(__file__).parents[2] / "shared" / "s3" / "rgw"
 def s3() -> Iterator[str]:
     """A bucket on a real S3 server, as `s3://…`; its address and keys are in the environment for the whole session.
 
-    The first use on a machine installs Ceph (about 30 s), later ones start it (about 8 s). Use a prefix of your own.
+    The first use on a machine installs Ceph (about 30 s), later ones start it (10 s). Use a prefix of your own.
     """
     if not RGW.exists():
         pytest.skip(f"no S3 server: {RGW} is not there")
