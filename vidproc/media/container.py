@@ -1,6 +1,6 @@
 """Opens containers under the whitelists, with errors by type; times as integer microseconds. Runs in the child."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Protocol
@@ -98,12 +98,23 @@ def prepare(stream: Any, *, limits: dict[str, Any]) -> Any:
     return context
 
 
-def microseconds(pts: int, time_base: Fraction) -> int:
-    """A time stamp in µs, rounded half up, in integers: a float loses a microsecond after some hours."""
-    numerator = pts * time_base.numerator * MICROSECONDS
-    return (2 * numerator + time_base.denominator) // (2 * time_base.denominator)
+def clock(time_base: Fraction) -> Callable[[int], int]:
+    """What turns time stamps into µs, rounded half up, in integers: a float loses a microsecond after some hours."""
+    scale, divisor = 2 * time_base.numerator * MICROSECONDS, 2 * time_base.denominator
+    half = time_base.denominator
+    return lambda stamp: (stamp * scale + half) // divisor
+
+
+def microseconds(stamp: int, time_base: Fraction) -> int:
+    """One time stamp in µs. Where there are many, keep a `clock`: it is several times as fast."""
+    return clock(time_base)(stamp)
 
 
 def time_stamp(time_us: int, time_base: Fraction) -> int:
     """The time stamp at or before a time in µs."""
     return time_us * time_base.denominator // (time_base.numerator * MICROSECONDS)
+
+
+def has_own_times(container: av.container.InputContainer) -> bool:
+    """Whether the container stores presentation times. AVI stores none: what FFmpeg reports as PTS there is a guess."""
+    return container.format.name != "avi"

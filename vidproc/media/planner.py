@@ -1,115 +1,137 @@
 """Which packets need decoding: the nearest frames are found from the packets' time stamps before anything is decoded.
 
-Packets are held back by groups of pictures, three at a time. Of a group, the frames nearest to target times are wanted;
-a non-reference frame that is not wanted is skipped inside the decoder (`skip_frame`), which changes no other frame; a
-group without any wanted frame is not decoded at all. So sampling 2 frames a second of an ordinary H.264 video costs
-about half of decoding it, and sampling 1 frame a minute costs one group of pictures a minute.
+Packets are held back by groups of pictures, three at a time. Of a group, the frames nearest to target times are wanted.
+A non-reference frame that is not wanted is skipped inside the decoder (`skip_frame`), which changes no other frame.
+What comes after the last wanted frame is left out up to the next keyframe, and so is a group without any. So sampling
+two frames a second of an ordinary H.264 video costs about half of decoding it, one frame a minute one group a minute.
 
 Only for codecs whose decoders give every frame its packet's time stamp (`PLANNED`); `decode` checks that each wanted
 frame came out, and otherwise decodes everything.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from vidproc.media.container import microseconds
+from vidproc.media.container import clock
 
 PLANNED = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd"})
 """Decoders whose frames carry the time stamps of their packets. MPEG-4 ASP is not one: packed B-frames shift them."""
 
-_GROUP_PACKETS = 300
+_GROUP_PICTURES = 300
 _GROUP_BYTES = 32 << 20
 
 
 @dataclass
 class Group:
-    """Packets in decode order, from one keyframe up to the next (or up to a limit of size)."""
+    """Packets in decode order, from one keyframe up to the next (or up to a limit of size).
 
-    packets: list[Any] = field(default_factory=list)
-    times_us: list[int] = field(default_factory=list)
-    opens_with_keyframe: bool = True
+    `packets`: (packet, its time in µs, or None if it is not a picture that will be shown).
+    """
+
+    opens_with_keyframe: bool
+    packets: list[tuple[Any, int | None]] = field(default_factory=list)
+    times_us: set[int] = field(default_factory=set)
+    key_us: int | None = None
     bytes: int = 0
 
     def add(self, packet: Any, time_us: int | None) -> None:
-        self.packets.append(packet)
+        self.packets.append((packet, time_us))
         self.bytes += packet.size
-        if time_us is not None and not packet.is_discard:
-            self.times_us.append(time_us)
+        if time_us is not None:
+            self.times_us.add(time_us)
+            if self.key_us is None:
+                self.key_us = time_us
 
     @property
     def full(self) -> bool:
-        return len(self.packets) >= _GROUP_PACKETS or self.bytes >= _GROUP_BYTES
+        return len(self.times_us) >= _GROUP_PICTURES or self.bytes >= _GROUP_BYTES
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do with one group: nothing, or decode it for these frames. `fresh`: groups before it were left out."""
+    """What to decode of one group: `packets` as in `Group`, for the frames `wanted_us`.
 
-    group: Group
+    `fresh`: pictures before this group were left out, so the decoder has to start anew.
+    """
+
+    packets: Sequence[tuple[Any, int | None]]
     wanted_us: frozenset[int]
     fresh: bool
 
 
 class UntimedError(Exception):
-    """A packet has no time stamp: the plan cannot be made, everything has to be decoded."""
+    """The packets' times allow no plan: one has none, or they go back too far. Everything has to be decoded."""
 
 
 def groups(packets: Iterable[Any], stream: Any) -> Iterator[Group]:
     """Cut the packets of `stream` into groups. Packets of other streams pass through in groups of their neighbours."""
-    group = Group()
+    index, to_us = stream.index, clock(stream.time_base)
+    group = Group(opens_with_keyframe=True)
     for packet in packets:
-        if not packet.size:
+        if packet.stream_index != index:
+            group.add(packet, None)
             continue
-        ours = packet.stream_index == stream.index
-        if ours and packet.pts is None:
+        pts = packet.pts
+        if pts is None:
             raise UntimedError
-        if ours and group.packets and (packet.is_keyframe or group.full):
+        if group.times_us and (packet.is_keyframe or group.full):
             yield group
             group = Group(opens_with_keyframe=packet.is_keyframe)
-        group.add(packet, microseconds(packet.pts, stream.time_base) if ours else None)
+        group.add(packet, None if packet.is_discard else to_us(pts))
     yield group
 
 
-def nearest(times_us: npt.NDArray[np.int64], targets_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each target the nearest of the sorted `times_us`; of two equally near ones the earlier. int64 [targets]."""
-    after = np.searchsorted(times_us, targets_us).clip(0, len(times_us) - 1)
-    before = (after - 1).clip(0)
-    earlier = np.abs(targets_us - times_us[before]) <= np.abs(times_us[after] - targets_us)
-    return times_us[np.where(earlier, before, after)]
-
-
-def plan(arriving: Iterable[Group], targets_us: npt.NDArray[np.int64]) -> Iterator[Step]:
-    """Say of each group what to decode of it. `targets_us`: sorted int64 [targets]. Holds three groups at most."""
-    before, fresh = Group(), False
+def plan(arriving: Iterable[Group], targets_us: Sequence[int], picture_index: int) -> Iterator[Step]:
+    """Say of each group what to decode of it. `targets_us`: sorted. Holds three groups. Raises `UntimedError`."""
+    before, fresh = Group(opens_with_keyframe=True), False
+    latest_us: int | None = None  # of all groups up to `before`
     iterator = iter(arriving)
     group = next(iterator, None)
     while group is not None:
         after = next(iterator, None)
-        wanted = _wanted(group, (before, group, after), targets_us)
-        leads = after is not None and _leading(after, _wanted(after, (group, after), targets_us))
-        left_out = (
-            not wanted and not leads and group.opens_with_keyframe and (after is None or after.opens_with_keyframe)
-        )
-        if left_out and group.times_us:
-            fresh = True
-            yield Step(Group([p for p in group.packets if p.stream.type != "video"]), frozenset(), False)
-        else:
-            yield Step(group, wanted, fresh)
-            fresh = False
+        if after is not None and latest_us is not None and any(t <= latest_us for t in after.times_us):
+            raise UntimedError
+        wanted = _wanted(group, (before, after), targets_us)
+        packets = group.packets
+        if after is None or (after.opens_with_keyframe and not _leads(group, after, targets_us)):
+            packets = _needed(group, wanted, picture_index)
+        decodes = any(packet.stream_index == picture_index for packet, _ in packets)
+        yield Step(packets, wanted, fresh and decodes)
+        fresh = len(packets) < len(group.packets) or (fresh and not decodes)
+        latest_us = max(group.times_us, default=latest_us) if latest_us is None else max([latest_us, *group.times_us])
         before, group = group, after
 
 
-def _wanted(group: Group, around: tuple[Group | None, ...], targets_us: npt.NDArray[np.int64]) -> frozenset[int]:
-    times = np.unique(np.asarray([t for g in around if g is not None for t in g.times_us], np.int64))
-    if not len(times) or not group.times_us:
-        return frozenset()
-    return frozenset(nearest(times, targets_us).tolist()) & frozenset(group.times_us)
+def _wanted(group: Group, around: tuple[Group | None, ...], targets_us: Sequence[int]) -> frozenset[int]:
+    """The times in `group` that are nearest to a target; of two equally near ones the earlier."""
+    times = sorted(group.times_us.union(*(g.times_us for g in around if g is not None)))
+    found = []
+    past = 0
+    for time_us, following_us in zip(times, [*times[1:], None], strict=True):
+        stop = (
+            len(targets_us) if following_us is None else bisect_right(targets_us, (time_us + following_us) // 2, past)
+        )
+        if stop > past and time_us in group.times_us:
+            found.append(time_us)
+        past = stop
+    return frozenset(found)
 
 
-def _leading(group: Group, wanted: frozenset[int]) -> bool:
-    """Whether a wanted frame is shown before its group's keyframe, and so may refer to the group before."""
-    return bool(group.times_us) and any(t < group.times_us[0] for t in wanted)
+def _leads(group: Group, after: Group, targets_us: Sequence[int]) -> bool:
+    """Whether `after` has a wanted frame that is shown before its keyframe, and so may refer to frames of `group`."""
+    key_us = after.key_us
+    if key_us is None or all(time_us >= key_us for time_us in after.times_us):
+        return False
+    return any(time_us < key_us for time_us in _wanted(after, (group,), targets_us))
+
+
+def _needed(group: Group, wanted: frozenset[int], picture_index: int) -> list[tuple[Any, int | None]]:
+    """The group's packets without the pictures after its last wanted one."""
+    last = max((i for i, (_, time_us) in enumerate(group.packets) if time_us in wanted), default=-1)
+    return [
+        (packet, time_us)
+        for i, (packet, time_us) in enumerate(group.packets)
+        if i <= last or packet.stream_index != picture_index
+    ]

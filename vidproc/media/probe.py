@@ -13,7 +13,7 @@ import av
 import av.container
 
 from vidproc.errors import Damaged, TooLarge
-from vidproc.media.container import BinaryFile, microseconds, opened, prepare, select, time_stamp
+from vidproc.media.container import BinaryFile, has_own_times, microseconds, opened, prepare, select, time_stamp
 from vidproc.views import MICROSECONDS
 
 _DEFAULT_FRAME_US = 40_000
@@ -136,17 +136,17 @@ def _declared(times: dict[str, Any], declared_end_us: int | None, latest_us: int
 class _Extent:
     """What the packets say of the times of one stream (the main one), and of the end of all."""
 
-    def __init__(self, stream: Any) -> None:
-        self._main = stream.index
+    def __init__(self, stream: Any, *, own_times: bool) -> None:
+        self._main, self._own_times = stream.index, own_times
         self.times: list[int] = []
         self.end_us: int | None = None
         self.latest_us: int | None = None
 
     def add(self, packet: Any) -> bool:
         """Take in one packet; True if it is one of the main stream."""
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp = packet.pts if packet.pts is not None and self._own_times else packet.dts
         if not packet.size or packet.is_discard or stamp is None:
-            return packet.stream_index == self._main
+            return bool(packet.stream_index == self._main)
         time_us = microseconds(stamp, packet.time_base)
         length = microseconds(packet.duration, packet.time_base) if packet.duration else 0
         if length > 10 * MICROSECONDS:  # a slide may be shown that long; a header error may claim years
@@ -187,17 +187,18 @@ def _read(container: av.container.InputContainer, extent: _Extent, most: int) ->
 
 
 def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
-    """Start, end, usual frame distance, whether it varies, and the end of all streams: in µs, as the packets have them."""
+    """Start, end, usual frame distance, whether it varies, and the end of all streams, in µs, of the packets."""
     with opened(file, limits=limits) as container:
         stream: Any = next(s for s in select(container) if s is not None)
-        extent = _Extent(stream)
+        extent = _Extent(stream, own_times=has_own_times(container))
         ended = _read(container, extent, _HEAD_PACKETS)
         if not ended:
             claimed = (stream.duration and microseconds(stream.duration, stream.time_base)) or container.duration
             ended = claimed is not None and claimed > 0 and _read_tail(container, stream, extent, claimed)
     if not ended:
         with opened(file, limits=limits) as container:
-            whole = _Extent(next(s for s in select(container) if s is not None))
+            stream = next(s for s in select(container) if s is not None)
+            whole = _Extent(stream, own_times=has_own_times(container))
             _read(container, whole, _MOST_PACKETS)
             extent.end_us, extent.latest_us = whole.end_us, whole.latest_us
     frame_us = extent.frame_us()

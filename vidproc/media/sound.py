@@ -10,8 +10,11 @@ from vidproc.media.container import microseconds
 from vidproc.media.sampling import Span
 from vidproc.views import MICROSECONDS, Audio
 
-_JITTER_S = 0.02
+_JITTER_US = 20_000
 """Time stamps that disagree with the running position by less than this are rounding, not a gap."""
+
+_TOLERATED_S = 0.3
+"""Sound may set in that late, or end that early, without counting as lost: encoders delay and pad it."""
 
 
 class SoundTrack:
@@ -21,20 +24,31 @@ class SoundTrack:
         self._rate, self._segment, self._data = view.rate, segment, data
         self._layout = "mono" if view.channels == 1 else "stereo"
         self._resampler: Any = None
-        self._shape: tuple[Any, ...] | None = None
-        self._position: int | None = None
-        self.filled = 0
+        self._shape: tuple[Any, ...] | None = None  # sample format, layout and rate of what is being resampled
+        self._base_us = self._fed = 0  # where this stretch began, and the samples of it that went in
+        self._position = 0  # where the next resampled sample goes
+        self._filled = 0
+
+    @property
+    def length(self) -> int:
+        return len(self._data)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the segment that was filled."""
+        missing = self.length - self._filled
+        return 1.0 if missing <= self._rate * _TOLERATED_S else self._filled / self.length
 
     def add(self, frame: Any, time_us: int) -> None:
         """Place one decoded frame that starts at `time_us`."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if shape != self._shape:  # at the start, and where a stream changes its form half-way
+        ends_us = self._base_us + self._fed * MICROSECONDS // self._shape[2] if self._shape else 0
+        if self._resampler is None or shape != self._shape or abs(time_us - ends_us) > _JITTER_US:
             self.flush()
             self._resampler = av.AudioResampler(format="s16", layout=self._layout, rate=self._rate)
-            self._shape, self._position = shape, None
-        expected = (time_us - self._segment.start_us) * self._rate // MICROSECONDS
-        if self._position is None or abs(expected - self._position) > self._rate * _JITTER_S:
-            self._position = expected
+            self._shape, self._base_us, self._fed = shape, time_us, 0
+            self._position = round((time_us - self._segment.start_us) * self._rate / MICROSECONDS)
+        self._fed += frame.samples
         frame.pts = None
         self._place(self._resampler.resample(frame))
 
@@ -45,16 +59,14 @@ class SoundTrack:
             self._resampler = None
 
     def _place(self, frames: list[Any]) -> None:
+        channels = self._data.shape[1]
         for frame in frames:
-            assert self._position is not None
-            sound = np.frombuffer(frame.planes[0], np.int16)[: frame.samples * self._data.shape[1]].reshape(
-                -1, self._data.shape[1]
-            )
-            start, stop = max(self._position, 0), min(self._position + len(sound), len(self._data))
+            sound = np.frombuffer(memoryview(frame.planes[0]), np.int16)[: frame.samples * channels]
+            start, stop = max(self._position, 0), min(self._position + frame.samples, len(self._data))
             if start < stop:
-                self._data[start:stop] = sound[start - self._position : stop - self._position]
-                self.filled += stop - start
-            self._position += len(sound)
+                self._data[start:stop] = sound.reshape(-1, channels)[start - self._position : stop - self._position]
+                self._filled += stop - start
+            self._position += frame.samples
 
 
 def sound_time(frame: Any, stream: Any, expected_us: int | None) -> int | None:
