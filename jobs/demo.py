@@ -90,7 +90,7 @@ def accuracy(tables: duckdb.DuckDBPyConnection, truth: list[Truth], archive: Pat
     best = {(uri.rsplit(f"{archive.name}/", 1)[-1], member, task): name for uri, member, task, name in found}
     right = [best.get((one.file, one.member, "action")) == one.motion for one in truth]
     right += [best.get((one.file, one.member, "object")) == one.shape for one in truth]
-    return sum(right) / len(right)
+    return float(sum(right) / len(right))
 
 
 if __name__ == "__main__":

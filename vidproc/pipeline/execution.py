@@ -37,7 +37,7 @@ class Cluster:
 
     @classmethod
     def of_ray(cls) -> "Cluster":
-        found = ray.cluster_resources()
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return cls(found.get("CPU", 1.0), found.get("GPU", 0.0))
 
 
@@ -53,12 +53,10 @@ def _cores() -> int:
 def connected() -> Iterator[Cluster]:
     """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job."""
     joined = ray.is_initialized()
-    if not joined:
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": True, "configure_logging": True}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            ray.init(include_dashboard=False, num_cpus=_cores(), _system_config=_KEEP_WORKERS, **quiet)
+    if not joined and os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    elif not joined:
+        ray.init(include_dashboard=False, num_cpus=_cores(), logging_level=logging.ERROR, _system_config=_KEEP_WORKERS)
     _configure_data()
     try:
         yield Cluster.of_ray()

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -35,7 +35,7 @@ class Progress:
         self._open: dict[str, int] = {}
         self.videos = 0
         self.video_us = 0
-        self.reasons: Counter[str] = Counter()
+        self.reasons: defaultdict[str, float] = defaultdict(float)
 
     def add(self, told: Sequence[Mapping[str, Any]]) -> None:
         """Take in ledger rows. A video counts when the rows of all its segments and annotators are there."""
