@@ -1,7 +1,7 @@
 """`--canary DIR`: videos whose labels are known are labelled first; if they come out otherwise, nothing is committed.
 
-DIR holds the videos and `expected.csv` with the columns `file`, `annotator`, `label`: over the whole video, `label` must
-be the annotator's best.
+DIR holds the videos and `expected.csv` with the columns `file`, `annotator`, `label`: over the whole video, `label`
+must be the annotator's best.
 """
 
 import csv
@@ -22,7 +22,10 @@ from vidproc.tables.plan import make_plan
 
 
 def check(folder: str, settings: Settings, options: ComputeOptions, cluster: Cluster, scratch: str) -> None:
-    """Label the canary's videos, commit nothing, compare. Raises `CanaryWrong`, or `UsageError` if there is nothing to compare."""
+    """Label the canary's videos, commit nothing, compare.
+
+    Raises `CanaryWrong`, or `UsageError` if there is nothing to compare.
+    """
     expected = _expected(folder, settings)
     names = {file for file, _ in expected}
     list_archive([folder], f"{scratch}/listing")

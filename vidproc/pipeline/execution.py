@@ -42,7 +42,7 @@ class Cluster:
 
 
 _KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
-"""Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of processor time."""
+"""Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
 
 
 def _cores() -> int:

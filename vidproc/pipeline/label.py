@@ -20,7 +20,7 @@ from vidproc.annotators.base import Annotator
 from vidproc.errors import BudgetExceeded, LeaseLost, UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline import canary
-from vidproc.pipeline.execution import Cluster, connected, written
+from vidproc.pipeline.execution import connected, written
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
 from vidproc.pipeline.progress import Progress, log
@@ -151,34 +151,21 @@ def _label(config: LabelConfig, settings: Settings, commits: Commits, summary: P
             canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
         if not todo:
             return "done"
-        return _follow(config, settings, commits, cluster, f"{scratch}/plan", todo, stop_at)
-
-
-def _follow(
-    config: LabelConfig,
-    settings: Settings,
-    commits: Commits,
-    cluster: Cluster,
-    plan_url: str,
-    todo: int,
-    stop_at: float | None,
-) -> str:
-    progress = Progress(todo, n_annotators=len(settings.annotators))
-    pending = _Pending(commits, replacing=config.reprocess is not None)
-    for batch in written(plan_url, todo, settings, config, cluster):
-        told = json.loads(batch["told"])
-        pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
-        progress.add(told)
-        if pending.age_s >= config.commit_every_s:
-            pending.commit()
-        if stop_at is not None and time.time() >= stop_at:
-            pending.commit()
-            progress.show(now=True)
-            log("stopped", reason=f"--stop-at {config.stop_at}")
-            return "stopped"
-    pending.commit()
-    progress.show(now=True)
-    return "done"
+        progress = Progress(todo, n_annotators=len(settings.annotators))
+        pending = _Pending(commits, replacing=config.reprocess is not None)
+        stopped = False
+        for batch in written(f"{scratch}/plan", todo, settings, config, cluster):
+            told = json.loads(batch["told"])
+            pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
+            progress.add(told)
+            stopped = stop_at is not None and time.time() >= stop_at
+            if stopped:
+                break
+            if pending.age_s >= config.commit_every_s:
+                pending.commit()
+        pending.commit()
+        progress.show(now=True)
+        return "stopped" if stopped else "done"
 
 
 @dataclass

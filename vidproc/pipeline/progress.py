@@ -66,7 +66,8 @@ class Progress:
         if self._stream.isatty():
             eta = f"{left / 60:.0f} min left" if left is not None else "…"
             failed = "  ".join(f"{reason} {count}" for reason, count in reasons.items())
-            text = f"{self.videos}/{self._planned} videos  {hours:.2f} h of video  {hours * 3600 / seconds:.0f}x real time  {eta}  {failed}"
+            speed = f"{hours * 3600 / seconds:.0f}x real time"
+            text = f"{self.videos}/{self._planned} videos  {hours:.2f} h of video  {speed}  {eta}  {failed}"
             print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
         else:
             log(
