@@ -2,9 +2,9 @@
 
     python kill_driver.py MODE BASE WORK LISTING [K[,J]…]
 
-The parent process only imports; every trial is a fork of it (imports are paid once), works in a copy of BASE below
-WORK, and speaks through its exit status. A step is whatever changes the store: `os.fsync` of a temporary file (so also
-between a temporary file and its link), put, create, delete, and a Delta transaction.
+The parent process only imports; every trial is a fork of it (imports are paid once), works in a copy of BASE (in WORK,
+or beside BASE if that is on S3), and speaks through its exit status. A step is whatever changes the store: `os.fsync` of
+a temporary file (so also between it and its link), put, create, delete, and a Delta transaction.
 
 MODE count   run undisturbed in WORK/whole; print the names of the steps
      kill    per K: die before step K, then run again. per K,J: also die before step J of the second run, then again
@@ -12,7 +12,6 @@ MODE count   run undisturbed in WORK/whole; print the names of the steps
 """
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -37,6 +36,7 @@ N_SEGMENTS = {"a": 3, "b": 2, "c": 2, "d": 1}
 SEGMENTS_PER_COMMIT = 2
 ANNOTATORS = {"actions": made_rows.FakeAnnotator()}
 LEASE_S = 1.0
+FIRST_RUN = 2
 
 
 def job(url: str, listing: str, run_id: str, plan_url: str) -> None:
@@ -100,15 +100,28 @@ def count_steps(at: int | None, act: Callable[[], None]) -> list[str]:
     return steps
 
 
-def fork(trial: Path, listing: str, run: int, *, at: int | None, sign: int) -> int:
+def trial_url(trial: Path, base: str) -> str:
+    return f"{base}-{trial.name}" if base.startswith("s3://") else str(trial / "tables")
+
+
+def copy(base: str, url: str) -> None:
+    source, target = Store(base), Store(url)
+    for path in source.list(""):
+        target.put(path, source.get(path) or b"")
+
+
+def fork(trial: Path, base: str, listing: str, run: int, *, at: int | None, sign: int) -> int:
     """Start a run in a fork; `sign` is what it sends itself before step `at`. Returns its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
+        url = trial_url(trial, base)
+        if run == FIRST_RUN:
+            copy(base, url)
         steps = count_steps(at, lambda: os.kill(os.getpid(), sign))
-        job(str(trial / "tables"), listing, f"run-{run}", str(trial / f"plan-{run}"))
+        job(url, listing, f"run-{run}", str(trial / f"plan-{run}"))
         (trial / f"steps-{run}").write_text(" ".join(steps))
         code = 0
     except VidprocError as error:
@@ -124,13 +137,13 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def kill_trial(trial: Path, listing: str, points: list[int]) -> None:
-    run = 2
+def kill_trial(trial: Path, base: str, listing: str, points: list[int]) -> None:
+    run = FIRST_RUN
     for at in points:
-        code = wait(fork(trial, listing, run, at=at, sign=signal.SIGKILL))
+        code = wait(fork(trial, base, listing, run, at=at, sign=signal.SIGKILL))
         assert code in (-signal.SIGKILL, 0), (trial, run, code)  # 0: a second run that had no step J
         run += 1
-    assert wait(fork(trial, listing, run, at=None, sign=0)) == 0, trial
+    assert wait(fork(trial, base, listing, run, at=None, sign=0)) == 0, trial
 
 
 def main() -> None:
@@ -138,21 +151,21 @@ def main() -> None:
     trials = [[int(step) for step in point.split(",")] for point in points]
     folders = [Path(work) / (f"{mode}-" + "-".join(map(str, point)) if point else "whole") for point in trials or [[]]]
     for folder in folders:
-        shutil.copytree(base, folder / "tables")
+        folder.mkdir()
     if mode == "count":
-        assert wait(fork(folders[0], listing, 2, at=None, sign=0)) == 0
+        assert wait(fork(folders[0], base, listing, FIRST_RUN, at=None, sign=0)) == 0
         print((folders[0] / "steps-2").read_text())
     elif mode == "kill":
         for folder, point in zip(folders, trials, strict=True):
-            kill_trial(folder, listing, point)
+            kill_trial(folder, base, listing, point)
     elif mode == "stop":
         stopped = [
-            fork(folder, listing, 2, at=point[0], sign=signal.SIGSTOP)
+            fork(folder, base, listing, FIRST_RUN, at=point[0], sign=signal.SIGSTOP)
             for folder, point in zip(folders, trials, strict=True)
         ]
         for pid in stopped:
             assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-        successors = [fork(folder, listing, 3, at=None, sign=0) for folder in folders]
+        successors = [fork(folder, base, listing, FIRST_RUN + 1, at=None, sign=0) for folder in folders]
         assert [wait(pid) for pid in successors] == [0] * len(folders)
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)

@@ -3,6 +3,8 @@
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from made_rows import FakeAnnotator, read, segment_parts, write_listing
 from vidproc.schema import STATUSES
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
+from vidproc.tables.store import Store
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 
@@ -19,9 +22,9 @@ DRIVER = Path(__file__).with_name("kill_driver.py")
 class Bench:
     """The state before the run, the undisturbed outcome, and a way to run trials."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, base: str) -> None:
         self.folder = folder
-        self.base, self.listing = str(folder / "base"), str(folder / "listing")
+        self.base, self.listing = base, str(folder / "listing")
         write_listing(self.listing, "abcd")
         with Commits.open(self.base, run_id="run-1") as commits:
             broken = {"status": "quarantined", "reason": "damaged", "coverage": None}
@@ -36,13 +39,23 @@ class Bench:
 
     def drive(self, mode: str, *points: str) -> str:
         command = [sys.executable, str(DRIVER), mode, self.base, str(self.folder), self.listing, *points]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
+    def kill(self, points: Sequence[str]) -> None:
+        """Kill trials, in two processes, and compare what each comes to."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda half: self.drive("kill", *half), (points[::2], points[1::2])))
+        for point in points:
+            self.check("kill-" + point.replace(",", "-"))
+
+    def url(self, trial: str) -> str:
+        return f"{self.base}-{trial}" if self.base.startswith("s3://") else f"{self.folder}/{trial}/tables"
+
     def rows(self, trial: str) -> dict[str, list[dict[str, Any]]]:
         """What analysts see, less which run did it."""
-        tables = {name: read(f"{self.folder}/{trial}/tables", name) for name in ("videos", "labels", "ledger")}
+        tables = {name: read(self.url(trial), name) for name in ("videos", "labels", "ledger")}
         for rows in tables.values():
             for row in rows:
                 del row["run_id"]
@@ -50,14 +63,15 @@ class Bench:
 
     def check(self, trial: str, *, unwritten_runs: int = 0) -> None:
         assert self.rows(trial) == self.expected, trial
-        for run in read(f"{self.folder}/{trial}/tables", "runs"):
+        for run in read(self.url(trial), "runs"):
             assert run["planned"] == sum(run[status] for status in STATUSES) + run["deferred"], (trial, run)
-        assert len(list(Path(self.folder, trial, "tables", "_runs").glob("*.json"))) <= unwritten_runs, trial
+        assert len(Store(self.url(trial)).list("_runs")) <= unwritten_runs, trial
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("kill"))
+    folder = tmp_path_factory.mktemp("kill")
+    return Bench(folder, str(folder / "base"))
 
 
 def test_undisturbed_run_reaches_every_kind_of_commit(bench: Bench) -> None:
@@ -73,35 +87,22 @@ def test_undisturbed_run_reaches_every_kind_of_commit(bench: Bench) -> None:
 
 
 def test_kill_before_every_step(bench: Bench) -> None:
-    bench.drive("kill", *map(str, bench.main_steps))
-    for step in bench.main_steps:
-        bench.check(f"kill-{step}")
+    bench.kill([str(step) for step in bench.main_steps])
 
 
 @pytest.mark.slow
 def test_kill_inside_every_write_of_a_file(bench: Bench) -> None:
-    steps = sorted(set(bench.steps) - set(bench.main_steps))
-    bench.drive("kill", *map(str, steps))
-    for step in steps:
-        bench.check(f"kill-{step}")
+    bench.kill([str(step) for step in bench.steps if step not in bench.main_steps])
 
 
 def test_kill_again_during_recovery(bench: Bench) -> None:
     chance = random.Random(1)
-    points = {f"{chance.choice(bench.steps)},{chance.randrange(14)}" for _ in range(8)}
-    bench.drive("kill", *points)
-    for point in points:
-        bench.check("kill-" + point.replace(",", "-"))
+    bench.kill(sorted({f"{chance.choice(bench.steps)},{chance.randrange(14)}" for _ in range(8)}))
 
 
 @pytest.mark.slow
 def test_kill_again_at_every_step_of_every_recovery(bench: Bench) -> None:
-    points = [f"{k},{j}" for k in bench.steps for j in range(16)]
-    for first in range(0, len(points), 64):
-        some = points[first : first + 64]
-        bench.drive("kill", *(f"{point},{9999}" for point in some))
-        for point in some:
-            bench.check("kill-" + point.replace(",", "-") + "-9999")
+    bench.kill([f"{k},{j}" for k in bench.main_steps for j in range(15)])
 
 
 def test_stopped_driver_overtaken_and_woken_stops_and_doubles_nothing(bench: Bench) -> None:
@@ -110,3 +111,14 @@ def test_stopped_driver_overtaken_and_woken_stops_and_doubles_nothing(bench: Ben
     assert codes == ["4"] * len(steps)
     for step in steps:
         bench.check(f"stop-{step}", unwritten_runs=1)  # the woken one may begin its record before it learns
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_kill_and_stop_on_s3(s3: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, f"{s3}/kill")
+    stops = bench.steps[8:-12:4]
+    bench.kill([str(step) for step in bench.steps])
+    assert bench.drive("stop", *map(str, stops)).split() == ["4"] * len(stops)
+    for step in stops:
+        bench.check(f"stop-{step}", unwritten_runs=1)

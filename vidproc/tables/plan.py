@@ -128,16 +128,16 @@ def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
              ANTI JOIN finished USING (video_id, annotator, model_id)
         WHERE segment >= 0 GROUP BY video_id, annotator, model_id""",
         f"""CREATE TEMP TABLE todo AS
-        SELECT video_id, any_value(place) AS place,
-               list({{'annotator': annotator, 'model_id': model_id, 'done': coalesce(done, [])}}
-                    ORDER BY annotator) AS work
+        SELECT video_id, list_sort(list(
+               {{'annotator': annotator, 'model_id': model_id, 'done': coalesce(done, [])}})) AS work
         FROM listed CROSS JOIN wanted
              LEFT JOIN finished USING (video_id, annotator, model_id)
              LEFT JOIN begun USING (video_id, annotator, model_id)
         WHERE (finished.status IS NULL OR {_AGAIN[reprocess]}) AND NOT coalesce(complete, false)
         GROUP BY video_id""",
         f"""CREATE TEMP TABLE chosen AS
-        FROM todo ORDER BY place {"" if limit is None else f"LIMIT {int(limit)}"}""",
+        SELECT video_id, place, work FROM todo JOIN listed USING (video_id)
+        ORDER BY place {"" if limit is None else f"LIMIT {int(limit)}"}""",
         f"""CREATE TEMP VIEW plan AS
         SELECT {", ".join(f"listing.{name}" for name in LISTING.names)}, chosen.work
         FROM listing JOIN chosen ON listing.video_id = chosen.video_id
