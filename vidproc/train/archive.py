@@ -35,7 +35,7 @@ def make_archive(
 ) -> list[Truth]:
     """Write the archive, and `truth.csv` beside it; returns the truth. `seed` decides all of it.
 
-    Broken videos get no truth: an empty file, text and an HLS playlist named .mp4, a video cut before its index, one cut
+    Broken videos get no truth: an empty file, text and a playlist named .mp4, a video cut before its index, one cut
     in its middle, one black and one frozen.
     """
     scenes = _scenes(plain + sharded, seconds=seconds, seed=seed)
