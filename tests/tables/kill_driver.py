@@ -3,7 +3,7 @@
     python kill_driver.py MODE BASE WORK LISTING [K[,J]…]
 
 The parent process only imports; every trial is a fork of it (imports are paid once), works in a copy of BASE (in WORK,
-or beside BASE if that is on S3), and speaks through its exit status. A step is whatever changes the store: `os.fsync` of
+or beside BASE if that is on S3), and speaks through its exit status. A step is what changes the store: `os.fsync` of
 a temporary file (so also between it and its link), put, create, delete, and a Delta transaction.
 
 MODE count   run undisturbed in WORK/whole; print the names of the steps

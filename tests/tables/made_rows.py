@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from vidproc.media.listing import LISTING
 from vidproc.schema import LABELS, LEDGER, TABLES, Table
 from vidproc.tables.parts import Part, parquet_bytes, write_part
-from vidproc.tables.plan import LISTING
 from vidproc.tables.store import Store
 
 LENGTH_US = 1_000_000

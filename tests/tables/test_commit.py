@@ -314,3 +314,19 @@ def test_versions_survive_a_checkpoint(tmp_path: Path) -> None:
     with Commits.open(url, run_id="run-2") as commits:
         assert commits.commit(segment_parts(url, "b", [0], n_segments=1)) == 4
     assert videos_of(url) == ["a", "b"]
+
+
+def test_the_ledger_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads in the middle of a commit may see rows that the ledger does not know yet, never the reverse."""
+    url, order = str(tmp_path), []
+    append_once = deltalog.append_once
+
+    def recorded(store: Store, table: Any, delta: DeltaTable, **arguments: Any) -> None:
+        order.append(table.name)
+        append_once(store, table, delta, **arguments)
+
+    monkeypatch.setattr(deltalog, "append_once", recorded)
+    with Commits.open(url, run_id="run-1") as commits:
+        runs = {"run_id": pa.array(["none"])}
+        commits.commit(segment_parts(url, "a", [0], n_segments=1), replace={"runs": pa.table(runs)})
+    assert order == ["labels", "runs", "ledger"]

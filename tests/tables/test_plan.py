@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_rows import FakeAnnotator, ledger_rows, part, write_listing
 
+from vidproc.media.listing import LISTING
 from vidproc.schema import LEDGER, WHOLE_VIDEO
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
 from vidproc.tables.parts import parquet_bytes
-from vidproc.tables.plan import LISTING, PLAN, PlanSummary, make_plan
+from vidproc.tables.plan import PLAN, PlanSummary, make_plan
 from vidproc.tables.store import Store
 
 WANTED = {"actions": "net-1"}

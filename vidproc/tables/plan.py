@@ -8,25 +8,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from vidproc.media.listing import LISTING
 from vidproc.schema import LEDGER, VIDEOS, WHOLE_VIDEO
 from vidproc.tables import sql
 from vidproc.tables.parts import parquet_bytes
 from vidproc.tables.store import Store
-
-LISTING = pa.schema(
-    [
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("member", pa.string(), nullable=False),  # "" for a plain file
-        pa.field("offset", pa.int64()),
-        pa.field("bytes", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("metadata", pa.string()),  # JSON
-        pa.field("reason", pa.string()),  # why the listing already knows that it cannot be read
-        pa.field("detail", pa.string()),
-    ]
-)
-"""What the archive's listing says of one source."""
 
 _UNIT = pa.struct(
     [
