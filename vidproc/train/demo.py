@@ -1,6 +1,7 @@
 """Make the two checkpoints that the package ships: `python -m vidproc.train.demo [--out DIR] [actions|objects …]`.
 
-About four minutes on two cores. Both learn the scenes of `train/synthetic.py` from renderings, and are measured on scenes with other seeds after H.264.
+About four minutes on two cores. Both learn the scenes of `train/synthetic.py` from renderings, and are measured on
+scenes with other seeds, through H.264.
 """
 
 import argparse
@@ -185,7 +186,7 @@ def save(network: ResidualNetwork, task: Task, folder: Path, *, accuracy: float)
         std=STD,
         licence="Apache-2.0",
         provenance=f"python -m vidproc.train.demo {task.name}",
-        protocol=f"top-1 accuracy {accuracy:.3f}: {SCENES} unseen scenes, 3 samples each, H.264 crf 26, 240x180, 25 fps",
+        protocol=f"top-1 {accuracy:.3f}: {SCENES} unseen scenes, 3 samples each, H.264 crf 26, 240x180, 25 fps",
     )
     path.write_bytes(data)
     fields = asdict(weights) | {"view": json.loads(view_to_json(task.view))}
