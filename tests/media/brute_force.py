@@ -28,6 +28,8 @@ def all_frames(path: str) -> Iterator[tuple[int, Any, Any]]:
         for packet in container.demux(stream):
             for frame in packet.decode():
                 stamp = packet_dts[count] if packet_dts else frame.pts if frame.pts is not None else frame.dts
+                if stamp is None and stream.start_time is not None:
+                    continue  # no telling when
                 seconds = count / stream.average_rate if stamp is None else stamp * stream.time_base
                 count += 1
                 yield math.floor(seconds * 1_000_000 + Fraction(1, 2)), frame, stream

@@ -92,9 +92,10 @@ def select(container: av.container.InputContainer) -> tuple[Any | None, Any | No
 def prepare(stream: Any, *, limits: dict[str, Any]) -> Any:
     """The stream's decoder, on one thread and with the pixel limit set: one process per core is what scales here."""
     context = stream.codec_context
-    context.thread_count = 1
-    context.thread_type = av.codec.context.ThreadType.NONE
-    context.options = {"max_pixels": str(limits["pixels"])}
+    if not context.is_open:
+        context.thread_count = 1
+        context.thread_type = av.codec.context.ThreadType.NONE
+        context.options = {"max_pixels": str(limits["pixels"])}
     return context
 
 

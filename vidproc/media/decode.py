@@ -17,9 +17,9 @@ import numpy as np
 from vidproc.errors import Damaged
 from vidproc.media import planner
 from vidproc.media.container import BinaryFile, has_own_times, opened, select
-from vidproc.media.decoders import Pictures, Sounds
-from vidproc.media.gather import Gather
-from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, Extent, LateError, SegmentPackets, seek
+from vidproc.media.decoders import FrameClock, OrderClock, Pictures, Sounds, StampClock, measure_delay
+from vidproc.media.gather import Gather, LateError
+from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, Extent, SegmentPackets, seek
 from vidproc.media.pixels import Slots
 from vidproc.media.sampling import Span, data_shape, owned_starts, target_times
 from vidproc.media.sound import SoundTrack
@@ -134,14 +134,19 @@ class _Pass:
             own_times = has_own_times(container)
             for slots in gather.slots:
                 slots.aspect = picture.sample_aspect_ratio if picture is not None else None
+            frame_clock: FrameClock | None = StampClock(picture) if own_times and picture is not None else None
+            if picture is not None and frame_clock is None:
+                frame_clock = OrderClock(picture, delay=measure_delay(container, picture, limits=self._limits))
+                container.seek(0)
             packets = SegmentPackets(container, streams, self._extent(container, streams))
             sounds = Sounds(sound, gather, limits=self._limits) if sound is not None else None
             pictures = None
-            if picture is not None:
-                pictures = Pictures(picture, gather, limits=self._limits, own_times=own_times)
+            if picture is not None and frame_clock is not None:
+                pictures = Pictures(picture, gather, frame_clock, limits=self._limits)
             if pictures is not None and self._planned and own_times and pictures.name in planner.PLANNED:
                 complete = self._follow(packets, pictures, sounds, picture)
             else:
+                gather.by_us = packets.by_us
                 complete = self._feed(packets, pictures, sounds)
             for decoder in (pictures, sounds):
                 if decoder is not None:

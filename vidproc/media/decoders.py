@@ -10,6 +10,9 @@ from vidproc.media.gather import Gather
 from vidproc.media.sound import sound_time
 from vidproc.views import MICROSECONDS
 
+_MOST_DELAY = 32
+"""No decoder reorders more frames than that."""
+
 
 class FrameClock(Protocol):
     """Says when a decoded frame is shown."""
@@ -20,7 +23,8 @@ class FrameClock(Protocol):
     def drain(self) -> None:
         """Frames that come now need no more packets."""
 
-    def time_us(self, frame: Any, /) -> int: ...
+    def time_us(self, frame: Any, /) -> int | None:
+        """None if that cannot be known: the frame is left out."""
 
 
 class StampClock:
@@ -34,7 +38,9 @@ class StampClock:
         self._rate = stream.average_rate or stream.guessed_rate or 25
         self._last_pts = self._last_dts = -(1 << 63)
         self._faulty_pts = self._faulty_dts = 0
-        self._base_us, self._since_base = 0, 0
+        # Of a stream without any time stamps the frames are counted; of others those before the first stamp are lost.
+        self._base_us: int | None = 0 if stream.start_time is None else None
+        self._since_base = 0
 
     def feed(self, packet: Any) -> None:
         pass
@@ -42,10 +48,12 @@ class StampClock:
     def drain(self) -> None:
         pass
 
-    def time_us(self, frame: Any) -> int:
+    def time_us(self, frame: Any) -> int | None:
         stamp = self._best(frame.pts, frame.dts)
         if stamp is not None:
             self._base_us, self._since_base = self._to_us(stamp), 0
+        if self._base_us is None:
+            return None
         time_us = self._base_us + int(self._since_base * MICROSECONDS / self._rate + 0.5)
         self._since_base += 1
         return time_us
@@ -61,17 +69,18 @@ class StampClock:
 
 
 class OrderClock:
-    """For AVI, which stores only the order of decoding: the decoder's delay is counted in packets and taken back."""
+    """For AVI, which stores only the order of decoding: the decoder's delay, in packets, is taken back.
 
-    def __init__(self, stream: Any) -> None:
+    The delay must be measured at the start of the file: after a seek, frames that cannot be decoded look like delay.
+    """
+
+    def __init__(self, stream: Any, *, delay: int) -> None:
         self._to_us = clock(stream.time_base)
-        self._waiting: deque[int] = deque()  # times of the packets that went in, and whose frame has not come out
-        self._started = self._drains = False
+        self._waiting: deque[int] = deque(maxlen=delay + 1)  # times of the packets that went in last
+        self._drains = False
         self._last_us = 0
 
     def feed(self, packet: Any) -> None:
-        if self._started and self._waiting:
-            self._waiting.popleft()
         if packet.dts is not None:
             self._waiting.append(self._to_us(packet.dts))
 
@@ -79,21 +88,41 @@ class OrderClock:
         self._drains = True
 
     def time_us(self, _: Any) -> int:
-        if self._drains and self._started and self._waiting:
+        if self._drains and self._waiting:
             self._waiting.popleft()
-        self._started = True
         self._last_us = self._waiting[0] if self._waiting else self._last_us + 1
         return self._last_us
+
+
+def measure_delay(container: Any, stream: Any, *, limits: dict[str, Any]) -> int:
+    """How many packets go into a stream's decoder before the first frame comes out. Reads from where it is."""
+    context = prepare(stream, limits=limits)
+    fed = 0
+    try:
+        for packet in container.demux(stream):
+            if holds_picture(packet):
+                if context.decode(packet):
+                    break
+                fed += 1
+            if fed > _MOST_DELAY:
+                return 0
+    except (av.FFmpegError, EOFError):
+        return 0
+    context.flush_buffers()
+    return fed
+
+
+def holds_picture(packet: Any) -> bool:
+    """AVI fills time in which nothing changes with packets of at most one byte."""
+    return bool(packet.size > 1)
 
 
 class Pictures:
     """The picture stream's decoder."""
 
-    def __init__(self, stream: Any, gather: Gather, *, limits: dict[str, Any], own_times: bool) -> None:
-        self._gather = gather
+    def __init__(self, stream: Any, gather: Gather, frame_clock: FrameClock, *, limits: dict[str, Any]) -> None:
+        self._gather, self._clock = gather, frame_clock
         self._context = prepare(stream, limits=limits)
-        self._clock: FrameClock = StampClock(stream) if own_times else OrderClock(stream)
-        self._own_times = own_times
         self._skips = False
         self.wanted_us: set[int] | None = None
         self._seen_us: set[int] = set()
@@ -111,7 +140,7 @@ class Pictures:
 
     def feed(self, packet: Any, *, needed: bool = True) -> None:
         """Decode one packet. Not `needed`: its frame may be left out if no other depends on it."""
-        if self._gather.pictures_done or (not self._own_times and packet.size < 2):  # AVI: "as before"
+        if self._gather.pictures_done:
             return
         if self._skips == needed:
             self._context.skip_frame = "DEFAULT" if needed else "NONREF"
@@ -142,6 +171,8 @@ class Pictures:
             return
         for frame in frames:
             time_us = self._clock.time_us(frame)
+            if time_us is None:
+                continue
             self._seen_us.add(time_us)
             if not self._gather.pictures_done:
                 self._gather.add_frame(frame, time_us, wanted=self.wanted_us is None or time_us in self.wanted_us)

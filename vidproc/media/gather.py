@@ -12,6 +12,10 @@ from vidproc.media.sound import SoundTrack
 from vidproc.views import MICROSECONDS
 
 
+class LateError(Exception):
+    """A seek led to after the segment's start: look from further ahead."""
+
+
 @dataclass(eq=False)
 class Gather:
     """One segment's views, being filled."""
@@ -25,6 +29,7 @@ class Gather:
     damaged: int = 0
     good_us: list[int] = field(default_factory=list)
     pictures_done: bool = False
+    by_us: int | None = None  # after a seek, the latest time at which pictures may set in
     _held: Any = None  # the frame before, which the next one's time decides about
     _held_us: int = 0
 
@@ -55,6 +60,8 @@ class Gather:
             self.good_us.append(time_us)
         elif wanted and time_us >= self.segment.start_us:
             self.damaged += 1
+        if self._held is None and self.by_us is not None and time_us > self.by_us:
+            raise LateError
         self._held, self._held_us = frame, time_us
 
     def finish(self) -> None:

@@ -10,6 +10,8 @@ import av.format
 
 from vidproc.errors import Damaged
 from vidproc.media.container import clock, has_own_times, time_stamp
+from vidproc.media.decoders import holds_picture
+from vidproc.media.gather import LateError
 from vidproc.views import MICROSECONDS
 
 RUN_INS_US: tuple[int | None, ...] = (0, 5 * MICROSECONDS, 30 * MICROSECONDS, None)
@@ -24,24 +26,18 @@ _LAG_US = 10 * MICROSECONDS
 """How far behind its neighbour one stream may be in the file before it counts as ended."""
 
 
-class LateError(Exception):
-    """A seek led to after the segment's start: look from further ahead."""
-
-
 def seek(container: av.container.InputContainer, stream: Any, time_us: int) -> bool:
-    """To a keyframe at or before a time. False, and at the start, where the container cannot."""
-    untimed = bool(container.format.flags & _NO_TIMESTAMPS)
+    """To a keyframe at or before a time. False, and at the start, where the container cannot. To be called first."""
+    if container.format.flags & _NO_TIMESTAMPS:
+        return False
     try:
-        if not untimed:
-            container.seek(time_stamp(time_us, stream.time_base), stream=stream, backward=True)
-            return True
+        container.seek(time_stamp(time_us, stream.time_base), stream=stream, backward=True)
+        return True
     except (av.FFmpegError, OverflowError):
         pass
     try:
         container.seek(0)
     except av.FFmpegError:
-        if untimed:
-            return False  # nothing was read yet
         raise Damaged("cannot be read from its start again") from None
     return False
 
@@ -64,7 +60,7 @@ class SegmentPackets:
         self._own_times = has_own_times(container)
         self._clocks = {stream.index: clock(stream.time_base) for stream in streams}
         self._pictures = next((stream.index for stream in streams if stream.type == "video"), None)
-        self._extent, self._by_us = extent, extent.by_us
+        self._extent, self.by_us = extent, extent.by_us
         self._latest_us = max(extent.last_picture_us, extent.sound_end_us) + _LAG_US
         self._beyond_us: int | None = None  # the earliest known picture at or after the last target
         self.torn = False
@@ -79,11 +75,11 @@ class SegmentPackets:
                 self.torn = True
                 packet = None
             if packet is None:
-                if self._by_us is not None:
+                if self.by_us is not None:
                     raise LateError
                 return
             index = packet.stream_index
-            if not packet.size or index not in open_streams:
+            if index not in open_streams or not (packet.size if self._own_times else holds_picture(packet)):
                 continue
             pts, dts = packet.pts, packet.dts
             if pts is None or (dts is not None and not self._own_times):
@@ -92,7 +88,7 @@ class SegmentPackets:
                 yield packet
                 continue
             shown_us = self._clocks[index](pts)
-            if self._by_us is not None and not self._sets_in(packet, shown_us):
+            if self.by_us is not None and not self._sets_in(packet, shown_us):
                 continue
             if index == self._pictures and shown_us >= self._extent.last_picture_us:
                 self._beyond_us = shown_us if self._beyond_us is None else min(shown_us, self._beyond_us)
@@ -105,14 +101,14 @@ class SegmentPackets:
 
     def _sets_in(self, packet: Any, shown_us: int) -> bool:
         """Whether the sought stream can be decoded from this packet on: a seek may land between keyframes."""
-        assert self._by_us is not None
+        assert self.by_us is not None
         if self._pictures is not None and packet.stream_index != self._pictures:
             return True
         if not packet.is_keyframe:
             return False
-        if shown_us > self._by_us:
+        if shown_us > self.by_us:
             raise LateError
-        self._by_us = None
+        self.by_us = None
         return True
 
     def _is_past(self, index: int, decoded_us: int) -> bool:

@@ -62,7 +62,7 @@ class Step:
 
 
 class UntimedError(Exception):
-    """The packets' times allow no plan: one has none, or they go back too far. Everything has to be decoded."""
+    """A packet has no time stamp: no plan can be made, everything has to be decoded."""
 
 
 def groups(packets: Iterable[Any], stream: Any) -> Iterator[Group]:
@@ -86,13 +86,10 @@ def groups(packets: Iterable[Any], stream: Any) -> Iterator[Group]:
 def plan(arriving: Iterable[Group], targets_us: Sequence[int], picture_index: int) -> Iterator[Step]:
     """Say of each group what to decode of it. `targets_us`: sorted. Holds three groups. Raises `UntimedError`."""
     before, fresh = Group(opens_with_keyframe=True), False
-    latest_us: int | None = None  # of all groups up to `before`
     iterator = iter(arriving)
     group = next(iterator, None)
     while group is not None:
         after = next(iterator, None)
-        if after is not None and latest_us is not None and any(t <= latest_us for t in after.times_us):
-            raise UntimedError
         wanted = _wanted(group, (before, after), targets_us)
         packets = group.packets
         if after is None or (after.opens_with_keyframe and not _leads(group, after, targets_us)):
@@ -100,12 +97,16 @@ def plan(arriving: Iterable[Group], targets_us: Sequence[int], picture_index: in
         decodes = any(packet.stream_index == picture_index for packet, _ in packets)
         yield Step(packets, wanted, fresh and decodes)
         fresh = len(packets) < len(group.packets) or (fresh and not decodes)
-        latest_us = max(group.times_us, default=latest_us) if latest_us is None else max([latest_us, *group.times_us])
         before, group = group, after
 
 
 def _wanted(group: Group, around: tuple[Group | None, ...], targets_us: Sequence[int]) -> frozenset[int]:
-    """The times in `group` that are nearest to a target; of two equally near ones the earlier."""
+    """The times in `group` that are nearest to a target among those in sight; of two equally near ones the earlier.
+
+    A frame out of sight could only be nearer still: so none that is nearest of all is missed.
+    """
+    if not group.times_us:
+        return frozenset()
     times = sorted(group.times_us.union(*(g.times_us for g in around if g is not None)))
     found = []
     past = 0
