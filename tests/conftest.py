@@ -13,6 +13,26 @@ import pytest
 import s3fs
 
 RGW = Path(__file__).parents[2] / "shared" / "s3" / "rgw"
+PLANTED = Path(__file__).parent / "poison"
+"""A `sitecustomize` that plants faults in the decoding sandbox, for files that carry a marker."""
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray with two CPUs for the whole session: `label.run` in this process joins it and need not start its own.
+
+    Its workers find the planted faults; without a marked file they change nothing.
+    """
+    import ray
+
+    path = os.pathsep.join(filter(None, [str(PLANTED), os.environ.get("PYTHONPATH")]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @pytest.fixture(scope="session")
