@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from vidproc.pipeline.preview import preview
 from vidproc.pipeline.progress import Progress, log
 from vidproc.pipeline.rows import ANNOTATION_TABLES
 from vidproc.pipeline.steps import Settings
+from vidproc.pipeline.stopping import TERMINATED, Stop, Stopped
 from vidproc.schema import LEDGER
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
@@ -45,9 +45,11 @@ def run(config: LabelConfig) -> int:
     if config.dry_run:
         with _scratch(config.tables, run_id, local=True) as scratch:
             return preview(config, settings, _plan(config, settings, scratch), scratch)
-    with _terminated_politely(), Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits:
+    stop = Stop(config.stop_at)
+    with stop.listening(), Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits:
         for killed in recover_runs(commits):
             log("recovered", run=killed)
+            _clear_scratch(config.tables, killed)
         derive(commits, annotators)
         date = config.date or datetime.now().date()
         start = RunStart(
@@ -58,27 +60,29 @@ def run(config: LabelConfig) -> int:
             code_version=__version__,
         )
         start_run(config.tables, start)
-        status, code = "failed", 1
         try:
             with _scratch(config.tables, run_id) as scratch:
                 summary = _plan(config, settings, scratch)
                 start = replace(start, listed=summary.listed, planned=summary.planned)
                 start_run(config.tables, start)
-                status = _label(config, settings, commits, summary, scratch)
+                ended_early = _label(config, settings, commits, summary, scratch, stop=stop)
             derive(commits, annotators)
-            row = write_run(commits, start, status=status, exit_code=0)
+            status, code = ("stopped", stop.exit_code or 0) if ended_early else ("done", 0)
+            row = write_run(commits, start, status=status, exit_code=code)
         except LeaseLost:
             raise  # the tables are another run's now: its recovery writes this run's row
-        except BaseException as error:
-            code = getattr(error, "exit_code", 1)
+        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: Ray's own answer to SIGTERM, while it starts
+            code = error.exit_code if isinstance(error, Stopped) else TERMINATED
             with suppress(Exception):
-                write_run(commits, start, status="failed", exit_code=code)
+                write_run(commits, start, status="stopped", exit_code=code)
+            raise Stopped(code) from error
+        except Exception as error:
+            with suppress(Exception):
+                write_run(commits, start, status="failed", exit_code=getattr(error, "exit_code", 1))
             raise
-        if row["planned"] and row["quarantined"] > config.failure_budget * row["planned"]:
-            write_run(commits, start, status="budget_exceeded", exit_code=BudgetExceeded.exit_code)
+        if not code and row["quarantined"] > config.failure_budget * row["planned"]:
             status, code = "budget_exceeded", BudgetExceeded.exit_code
-        else:
-            code = 0
+            write_run(commits, start, status=status, exit_code=code)
         _report(row, status, code)
         return code
 
@@ -106,16 +110,23 @@ def _scratch(tables_url: str, run_id: str, *, local: bool = False) -> Iterator[s
         with tempfile.TemporaryDirectory(prefix="vidproc-") as folder:
             yield folder
         return
-    url = f"{tables_url.rstrip('/')}/_scratch/{run_id}"
     try:
-        yield url
+        yield _scratch_url(tables_url, run_id)
     finally:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        with suppress(FileNotFoundError):
-            if "file" in filesystem.protocol:
-                shutil.rmtree(path)
-            else:
-                filesystem.rm(path, recursive=True)
+        _clear_scratch(tables_url, run_id)
+
+
+def _scratch_url(tables_url: str, run_id: str) -> str:
+    return f"{tables_url.rstrip('/')}/_scratch/{run_id}"
+
+
+def _clear_scratch(tables_url: str, run_id: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(_scratch_url(tables_url, run_id))
+    with suppress(FileNotFoundError):
+        if "file" in filesystem.protocol:
+            shutil.rmtree(path)
+        else:
+            filesystem.rm(path, recursive=True)
 
 
 def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
@@ -140,32 +151,30 @@ def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
     return summary
 
 
-def _label(config: LabelConfig, settings: Settings, commits: Commits, summary: PlanSummary, scratch: str) -> str:
-    """Run the plan and commit what comes. Returns the run's status: done or stopped."""
+def _label(
+    config: LabelConfig, settings: Settings, commits: Commits, summary: PlanSummary, scratch: str, *, stop: Stop
+) -> bool:
+    """Run the plan and commit what comes. Returns whether the run was asked to end before that."""
     todo = summary.planned - summary.deferred - summary.derive_only
     if not todo and config.canary is None:
-        return "done"
-    stop_at = _stop_time(config)
+        return False
     with connected() as cluster:
+        stop.listen()
         if config.canary is not None:
             canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
         if not todo:
-            return "done"
+            return False
         progress = Progress(todo, n_annotators=len(settings.annotators))
         pending = _Pending(commits, replacing=config.reprocess is not None)
-        stopped = False
-        for batch in written(f"{scratch}/plan", todo, settings, config, cluster):
+        for batch in stop.until(written(f"{scratch}/plan", todo, settings, config, cluster)):
             told = json.loads(batch["told"])
             pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
             progress.add(told)
-            stopped = stop_at is not None and time.time() >= stop_at
-            if stopped:
-                break
             if pending.age_s >= config.commit_every_s:
                 pending.commit()
         pending.commit()
         progress.show(now=True)
-        return "stopped" if stopped else "done"
+        return stop.exit_code is not None
 
 
 @dataclass
@@ -199,35 +208,6 @@ class _Pending:
             return {}
         keys = pa.table({name: pa.array(column) for name, column in zip(_UNIT, zip(*fresh, strict=True), strict=True)})
         return dict.fromkeys([*ANNOTATION_TABLES, LEDGER.name], keys)
-
-
-def _stop_time(config: LabelConfig) -> float | None:
-    """The next time that the wall clock shows `--stop-at`, as seconds since the epoch."""
-    if config.stop_at is None:
-        return None
-    now = datetime.now().astimezone()
-    then = now.replace(
-        hour=config.stop_at.hour, minute=config.stop_at.minute, second=config.stop_at.second, microsecond=0
-    )
-    return then.timestamp() + (86_400 if then <= now else 0)
-
-
-@contextmanager
-def _terminated_politely() -> Iterator[None]:
-    """SIGTERM (a cluster that drains) ends the run as Ctrl-C does: the lease is released and the row is written."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever runs us keeps its handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _report(row: Mapping[str, Any], status: str, code: int) -> None:
