@@ -14,7 +14,8 @@ import numpy as np
 
 from vidproc.errors import CanaryWrong, UsageError
 from vidproc.media.archive import list_archive
-from vidproc.pipeline.execution import Cluster, annotated
+from vidproc.pipeline.cluster import Cluster
+from vidproc.pipeline.execution import annotated
 from vidproc.pipeline.options import ComputeOptions
 from vidproc.pipeline.progress import log
 from vidproc.pipeline.steps import Settings

@@ -5,10 +5,7 @@ plan (Parquet) ─▶ probe ─▶ repartition ─▶ decode ─▶ annotate (ac
 
 import functools
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import fsspec
@@ -18,6 +15,7 @@ import ray
 import ray.data
 
 from vidproc.pipeline import steps
+from vidproc.pipeline.cluster import Cluster
 from vidproc.pipeline.options import ComputeOptions
 from vidproc.pipeline.steps import Settings
 
@@ -26,43 +24,6 @@ _LIGHT_CPUS = 0.05
 """Booked by steps that wait more than they work, so that on two cores decoding still gets both."""
 _DECODE_CPUS = 0.9
 _ROWS_PER_PART = 192
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What there is to run on."""
-
-    cpus: float
-    gpus: float
-
-    @classmethod
-    def of_ray(cls) -> "Cluster":
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return cls(found.get("CPU", 1.0), found.get("GPU", 0.0))
-
-
-_KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
-"""Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
-
-
-def _cores() -> int:
-    return max(len(os.sched_getaffinity(0)), 2)
-
-
-@contextmanager
-def connected() -> Iterator[Cluster]:
-    """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job."""
-    joined = ray.is_initialized()
-    if not joined and os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
-    elif not joined:
-        ray.init(include_dashboard=False, num_cpus=_cores(), logging_level=logging.ERROR, _system_config=_KEEP_WORKERS)
-    _configure_data()
-    try:
-        yield Cluster.of_ray()
-    finally:
-        if not joined:
-            ray.shutdown()
 
 
 def _configure_data() -> None:
@@ -88,6 +49,7 @@ def _decode(batch: pa.Table, *, settings: Settings) -> Iterator[pa.Table]:
 
 def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeOptions, cluster: Cluster) -> Any:
     """The dataset of `ANNOTATED` rows of a plan."""
+    _configure_data()
     on_gpu = cluster.gpus >= 1 and options.device != "cpu"
     actors = options.actors or (int(cluster.gpus) if on_gpu else max(1, int(cluster.cpus) // 8))
     threads = None if on_gpu else max(1, min(8, int(cluster.cpus) // actors))
@@ -132,7 +94,7 @@ def plan_files(plan_url: str) -> list[str]:
 
 def written(
     plan_url: str, planned: int, settings: Settings, options: ComputeOptions, cluster: Cluster
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Run the steps; yields what each `write` returns: `parts` and `told`, as JSON texts."""
     write = functools.partial(steps.write, settings=settings)
     dataset = annotated(plan_url, planned, settings, options, cluster).map_batches(

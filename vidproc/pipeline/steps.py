@@ -4,6 +4,7 @@ Bad input becomes a row with a status and a reason; only infrastructure faults r
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -236,6 +237,7 @@ class Annotate:
     """Holds all networks on one device and labels batches of decoded segments: `ANNOTATED` rows."""
 
     def __init__(self, settings: Settings, *, device: str | None = None, threads: int | None = None) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a spinning thread takes the core that decoding could use
         import torch
 
         if threads:
