@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 from typing import Any
 
-from vidproc.errors import INPUT_ERRORS, Damaged, KilledWorker, TimedOut, TooLarge
+from vidproc.errors import INPUT_ERRORS, InputError, KilledWorker, TimedOut, TooLarge
 from vidproc.media.limits import Limits
-from vidproc.media.sandbox import READ, READY
+from vidproc.media.sandbox import READY
 from vidproc.media.sources import OpenSource
+from vidproc.media.wire import MOST_ANSWER, MOST_READ, QUESTION, DeadlineError, WireError, receive, send
 
 _START_S = 120.0
 _GRACE_S = 5.0
@@ -79,22 +79,19 @@ class Guard:
             descriptors = [theirs.fileno(), memory, *([local[0]] if local else [])]
             socket.send_fds(control, [json.dumps(message).encode()], descriptors)
             theirs.close()
-            with Connection(ours.detach()) as child:
-                answer = self._converse(child, source)
+            answer = self._converse(ours, source)
             output = mmap.mmap(memory, output_bytes, prot=mmap.PROT_READ) if output_bytes else None
         finally:
             os.close(memory)
             theirs.close()
             ours.close()
-        if "reason" in answer:
-            raise INPUT_ERRORS.get(answer["reason"], Damaged)(answer["detail"])
-        return {**answer["ok"], "bytes_read": answer["bytes_read"]}, output
+        return answer, output
 
     def _start(self) -> socket.socket:
         if self._sandbox is not None and self._sandbox.poll() is None and self._control is not None:
             return self._control
         self.close()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # messages stay apart
         kept = {name: value for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if (value := os.environ.get(name))}
         env = {
             **kept,
@@ -119,29 +116,30 @@ class Guard:
         ours.settimeout(None)
         return ours
 
-    def _converse(self, child: Connection, source: OpenSource) -> dict[str, Any]:
-        """Serve the child's reads until it answers, dies or runs out of time."""
+    def _converse(self, child: socket.socket, source: OpenSource) -> dict[str, Any]:
+        """Serve the child's reads until it answers, dies or runs out of time. Raises what it found."""
         deadline = time.monotonic() + self.limits.seconds
         try:
-            while True:
-                if not child.poll(max(deadline - time.monotonic(), 0)):
-                    self._end(kill=True)
-                    raise TimedOut(
-                        f"took longer than {self.limits.seconds:g} s: raise the time limit if the video is worth it"
-                    )
-                message = child.recv_bytes()
-                if len(message) > READ.size:
-                    self._end(kill=False)
-                    answer: dict[str, Any] = json.loads(message)
-                    return answer
-                child.send_bytes(source.read(*READ.unpack(message)))
-        except (EOFError, ConnectionError, BrokenPipeError):
+            while len(message := receive(child, most=MOST_ANSWER, deadline=deadline)) <= QUESTION.size:
+                send(child, _bytes_for(message, source), deadline=deadline)
+            answer = _parsed(message)
+        except DeadlineError:
+            self._end(kill=True)
+            raise TimedOut(
+                f"took longer than {self.limits.seconds:g} s: raise the time limit if the video is worth it"
+            ) from None
+        except (WireError, ValueError) as error:
+            self._end(kill=True)
+            raise KilledWorker(f"the decoder's answers make no sense, so it was ended: {error}") from None
+        except EOFError:
             raise self._post_mortem() from None
-        except (TimedOut, KilledWorker):
-            raise
         except BaseException:  # storage failed, or this worker is being stopped: the child has nothing left to do
             self._end(kill=True)
             raise
+        self._end(kill=False)
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
 
     def _end(self, *, kill: bool) -> dict[str, Any] | None:
         """Have the child's end confirmed. None, and a new sandbox next time, if the sandbox itself is gone."""
@@ -169,3 +167,24 @@ class Guard:
             return TimedOut(f"used more than {self.limits.seconds:g} s of processor time")
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return KilledWorker(f"the decoder ended with {name}, peak memory {ended['peak_bytes'] >> 20} MiB")
+
+
+def _bytes_for(question: bytes, source: OpenSource) -> bytes:
+    """What a child asked of the source."""
+    if len(question) != QUESTION.size:
+        raise WireError(f"a question of {len(question)} bytes")
+    offset, size = QUESTION.unpack(question)
+    if not 0 < size <= MOST_READ or offset + size > source.size:
+        raise WireError(f"it asks for {size} bytes from {offset}")
+    return source.read(offset, size)
+
+
+def _parsed(message: bytes) -> dict[str, Any] | InputError:
+    """A child's answer: facts, or what is wrong with the input. Raises `WireError` or `ValueError` if it is neither."""
+    answer = json.loads(message)
+    match answer:
+        case {"ok": dict(facts), "bytes_read": int(bytes_read)}:
+            return {**facts, "bytes_read": bytes_read}
+        case {"reason": str(reason), "detail": str(detail)} if reason in INPUT_ERRORS:
+            return INPUT_ERRORS[reason](detail)
+    raise WireError(f"{message[:100]!r} is no answer")

@@ -73,6 +73,7 @@ def _metadata(container: av.container.InputContainer) -> dict[str, str]:
 
 def _geometry(container: av.container.InputContainer, picture: Any, limits: dict[str, Any]) -> dict[str, Any]:
     """Displayed size and rotation: those of the first frame that decodes, not of the header."""
+    claimed = picture.codec_context.width, picture.codec_context.height
     context = prepare(picture, limits=limits)
     frame = None
     try:
@@ -84,7 +85,7 @@ def _geometry(container: av.container.InputContainer, picture: Any, limits: dict
         raise TooLarge("its first frame needs more memory than the limit") from None
     except av.FFmpegError:
         pass  # what could be read was read
-    width, height = (frame.width, frame.height) if frame is not None else (context.width, context.height)
+    width, height = (frame.width, frame.height) if frame is not None else claimed
     if width * height > limits["pixels"]:
         raise TooLarge(f"{width}x{height} pixels; the limit is {limits['pixels']}")
     if frame is None:

@@ -14,40 +14,38 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 from vidproc.errors import InputError, TooLarge
+from vidproc.media.wire import MOST_READ, QUESTION, receive, send
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 READY = b"ready"
-READ = struct.Struct("<QQ")
-"""A child's question for bytes: (offset, size). Anything longer is its JSON answer."""
+"""What the sandbox says first: it has started and takes requests."""
 
 
 class InputFile:
     """The nameless, read-only file that FFmpeg sees: a stretch of a local descriptor, or bytes asked of the guard."""
 
-    def __init__(self, size: int, *, descriptor: int | None, offset: int, guard: Connection) -> None:
+    def __init__(self, size: int, *, descriptor: int | None, offset: int, guard: socket.socket) -> None:
         self._size, self._position = size, 0
         self._descriptor, self._offset, self._guard = descriptor, offset, guard
         self.bytes_read = 0
 
     def read(self, size: int = -1) -> bytes:
         left = max(self._size - self._position, 0)
-        size = left if size < 0 else min(size, left)
+        size = min(left if size < 0 else min(size, left), MOST_READ)
         if size == 0:
             return b""
         if self._descriptor is not None:
             data = os.pread(self._descriptor, size, self._offset + self._position)
         else:
-            self._guard.send_bytes(READ.pack(self._position, size))
-            data = self._guard.recv_bytes()
+            send(self._guard, QUESTION.pack(self._position, size))
+            data = receive(self._guard, most=MOST_READ)
         self._position += len(data)
         self.bytes_read += len(data)
         return data
@@ -84,7 +82,7 @@ def _confine(limits: dict[str, Any], parent: int) -> None:
 
 
 def _answer(task: Task, request: dict[str, Any], descriptors: list[int], parent: int) -> None:
-    guard = Connection(descriptors[0])
+    guard = socket.socket(fileno=descriptors[0])
     output = memoryview(b"")
     if request["output_bytes"]:
         output = memoryview(mmap.mmap(descriptors[1], request["output_bytes"]))
@@ -102,7 +100,7 @@ def _answer(task: Task, request: dict[str, Any], descriptors: list[int], parent:
         }
     except Exception as error:  # whatever a hostile file provokes is that file's fault: a row, not a crash
         answer = {"reason": "damaged", "detail": f"{type(error).__name__}: {error}"}
-    guard.send_bytes(json.dumps(answer).encode().ljust(READ.size + 1))
+    send(guard, json.dumps(answer).encode().ljust(QUESTION.size + 1))
 
 
 def _supervise(child: int, control: socket.socket) -> None:
