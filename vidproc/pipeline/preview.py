@@ -35,7 +35,10 @@ def preview(config: LabelConfig, settings: Settings, summary: PlanSummary, scrat
     if summary.derive_only:
         print(f"would derive   {summary.derive_only:,} videos that are decoded already")
     if todo:
-        found = _hours(settings, f"{scratch}/plan", todo)
+        try:
+            found = _hours(settings, f"{scratch}/plan", todo)
+        finally:
+            steps.close_guards()
         how = "" if found.exact else f" (estimated by size from {found.probed} videos that were opened)"
         print(f"video          {found.hours:,.2f} hours{how}")
     return 0

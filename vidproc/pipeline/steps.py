@@ -65,6 +65,12 @@ def _guard(limits: Limits) -> Guard:
     return _guards.setdefault(limits, Guard(limits))
 
 
+def close_guards() -> None:
+    """End this process's sandboxes now; elsewhere they die with their worker."""
+    while _guards:
+        _guards.popitem()[1].close()
+
+
 def _source(row: Mapping[str, Any]) -> Source:
     return Source(**json.loads(row["source"]))
 
@@ -328,7 +334,7 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
         starts = owned_starts(view, video=video, segment=span, still=facts["still"])
         ends = np.minimum(starts + view.span_us, max(video.end_us, video.start_us + 1))
         data = raw.reshape(len(starts), *view.sample_shape)
-        found[view] = Samples(starts, ends, frame_us.reshape(len(starts), -1), data)
+        found[view] = Samples(starts, ends, frame_us.reshape(len(starts), len(view.offsets_us)), data)
     return found
 
 
