@@ -43,10 +43,9 @@ def load_state(weights: Weights) -> dict[str, Tensor]:
 
 def load_network(weights: Weights) -> ResidualNetwork:
     """The network in eval mode on the CPU. Raises `WeightsError` when names or shapes do not fit."""
-    with torch.device("meta"):
-        network = build(weights.spec, classes=len(weights.categories))
+    # Not on torch.device("meta"): initialising there imports torch._dynamo and sympy, 4 s of a core in every actor.
+    network = build(weights.spec, classes=len(weights.categories))
     state = load_state(weights)
-    network = network.to_empty(device="cpu")
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
