@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
-from vidproc.errors import Damaged, InputError, KilledWorker, Missing, TimedOut
+from vidproc.errors import Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
 from vidproc.media.decode import layout
 from vidproc.media.guard import Guard
 from vidproc.media.limits import Limits
@@ -266,21 +266,19 @@ class Annotate:
             seen = [i for i in mine if rows[i]["status"] is None and any(len(samples[i].get(v, ())) for v in views)]
             started = time.perf_counter()
             given = [{view: samples[i][view] for view in views if view in samples[i]} for i in seen]
-            annotations = dict(zip(seen, network.annotate(given) if given else [], strict=True))
+            found = dict(zip(seen, _annotations(network, given), strict=True))
             seconds = (time.perf_counter() - started) / max(len(seen), 1)
             for i in mine:
-                annotation = annotations.get(i)
-                ledger.append(self._ledger_row(rows[i], name, annotation, seconds if annotation else 0.0, samples[i]))
+                annotation = found.get(i)
+                row = {**rows[i], "infer_s": seconds if i in found else 0.0}
+                if isinstance(annotation, NotFinite):
+                    row, annotation = row | _failure(annotation), None
+                ledger.append(self._ledger_row(row, name, annotation, samples[i]))
                 tables.append(annotation.rows if annotation else {})
         return annotated_table(ledger, tables)
 
     def _ledger_row(
-        self,
-        row: Mapping[str, Any],
-        name: str,
-        annotation: Annotation | None,
-        seconds: float,
-        samples: Mapping[View, Samples],
+        self, row: Mapping[str, Any], name: str, annotation: Annotation | None, samples: Mapping[View, Samples]
     ) -> dict[str, Any]:
         annotator = self._settings.annotators[name]
         kept = ("video_id", "segment", "n_segments", "start_us", "end_us", "detail", "attempts", "coverage", "facts")
@@ -300,12 +298,22 @@ class Annotate:
             "reason": reason,
             "rows": sum(table.num_rows for table in annotation.rows.values()) if annotation else 0,
             "decode_s": row["decode_s"] or 0.0,
-            "infer_s": seconds,
+            "infer_s": row["infer_s"],
             "worker": self._worker,
             "at": datetime.now(UTC),
             "samples": annotation.samples if annotation else 0,
             "tally": annotation.tally if annotation and annotation.tally is not None else None,
         }
+
+
+def _annotations(network: Network, given: list[dict[View, Samples]]) -> list[Annotation | NotFinite]:
+    """One result per segment: scores that are no numbers cost the segment that has them, not its neighbours."""
+    try:
+        return list(network.annotate(given)) if given else []
+    except NotFinite as error:
+        if len(given) == 1:
+            return [error]
+        return [result for one in given for result in _annotations(network, [one])]
 
 
 def _why_empty(annotator: Annotator, samples: Mapping[View, Samples]) -> str:
