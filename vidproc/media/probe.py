@@ -13,7 +13,7 @@ import av
 import av.container
 
 from vidproc.errors import Damaged, TooLarge
-from vidproc.media.container import BinaryFile, has_own_times, microseconds, opened, prepare, select, time_stamp
+from vidproc.media.container import BinaryFile, clock, has_own_times, opened, prepare, select, time_stamp
 from vidproc.views import MICROSECONDS
 
 _DEFAULT_FRAME_US = 40_000
@@ -32,19 +32,26 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
     limits = request["limits"]
     with opened(file, limits=limits) as container:
         picture, sound = select(container)
-        main: Any = picture if picture is not None else sound
+        streams: list[Any] = [stream for stream in (picture, sound) if stream is not None]
         facts: dict[str, Any] = {
             "container": container.format.name,
-            "codec": main.codec_context.name,
+            "codec": streams[0].codec_context.name,
             "has_audio": sound is not None,
             "has_picture": picture is not None,
             "has_subtitles": bool(container.streams.subtitles),
             "metadata": _metadata(container),
         }
         declared_end_us = _declared_end(container, request["size"])
-        if picture is not None:
-            facts.update(_geometry(container, picture, limits))
-    times = _times(file, limits)
+        first = _FirstFrame(picture, limits) if picture is not None else None
+        extent = _Extent(streams, own_times=has_own_times(container))
+        ended = _read(container, streams, extent, most=_HEAD_PACKETS, first=first)
+        if first is not None:
+            facts.update(first.geometry())
+        if not ended:
+            ended = _read_tail(container, streams, extent)
+    if not ended:
+        _read_whole(file, extent, limits)
+    times = extent.facts() or _untimed(file, limits)
     facts["declared_us"] = _declared(times, declared_end_us, times.pop("latest_us"))
     facts.update(times)
     facts["still"] = picture is not None and facts["end_us"] - facts["start_us"] <= facts["frame_us"]
@@ -71,44 +78,46 @@ def _metadata(container: av.container.InputContainer) -> dict[str, str]:
     return {clean(k)[:100]: clean(v) for k, v in list(container.metadata.items())[:64]}
 
 
-def _geometry(container: av.container.InputContainer, picture: Any, limits: dict[str, Any]) -> dict[str, Any]:
+class _FirstFrame:
     """Displayed size and rotation: those of the first frame that decodes, not of the header."""
-    claimed = picture.codec_context.width, picture.codec_context.height
-    context = prepare(picture, limits=limits)
-    frame = None
-    try:
-        for count, packet in enumerate(container.demux(picture)):
-            frame = _first_frame(context, packet)
-            if frame is not None or count >= _FIRST_FRAME_PACKETS:
-                break
-    except MemoryError:
-        raise TooLarge("its first frame needs more memory than the limit") from None
-    except av.FFmpegError:
-        pass  # what could be read was read
-    width, height = (frame.width, frame.height) if frame is not None else claimed
-    if width * height > limits["pixels"]:
-        raise TooLarge(f"{width}x{height} pixels; the limit is {limits['pixels']}")
-    if frame is None:
-        raise Damaged(f"no frame of its {context.name} stream decodes")
-    turn = rotation_of(frame)
-    if turn % 180:
-        width, height = height, width
-    rate = picture.average_rate or picture.guessed_rate
-    return {
-        "width": width,
-        "height": height,
-        "rotation": turn,
-        "fps": float(rate) if rate and 0 < rate <= 1000 else None,
-    }
 
+    def __init__(self, stream: Any, limits: dict[str, Any]) -> None:
+        self._stream, self._limits = stream, limits
+        self._claimed = stream.codec_context.width, stream.codec_context.height
+        self._context = prepare(stream, limits=limits)
+        self._frame: Any = None
+        self._packets = 0
 
-def _first_frame(context: Any, packet: Any) -> Any | None:
-    try:
-        return next(iter(context.decode(packet if packet.size else None)), None)
-    except MemoryError:
-        raise
-    except (av.FFmpegError, EOFError):
-        return None
+    def feed(self, packet: Any | None) -> None:
+        """Try one packet, or None for the end of the stream."""
+        if self._frame is not None or self._packets > _FIRST_FRAME_PACKETS:
+            return
+        self._packets += 1
+        try:
+            self._frame = next(iter(self._context.decode(packet)), None)
+        except MemoryError:
+            raise TooLarge("its first frame needs more memory than the limit") from None
+        except (av.FFmpegError, EOFError):
+            pass
+
+    def geometry(self) -> dict[str, Any]:
+        """Raises `TooLarge`, or `Damaged` if no frame has come."""
+        frame = self._frame
+        width, height = (frame.width, frame.height) if frame is not None else self._claimed
+        if width * height > self._limits["pixels"]:
+            raise TooLarge(f"{width}x{height} pixels; the limit is {self._limits['pixels']}")
+        if frame is None:
+            raise Damaged(f"no frame of its {self._context.name} stream decodes")
+        turn = rotation_of(frame)
+        if turn % 180:
+            width, height = height, width
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return {
+            "width": width,
+            "height": height,
+            "rotation": turn,
+            "fps": float(rate) if rate and 0 < rate <= 1000 else None,
+        }
 
 
 def rotation_of(frame: Any) -> int:
@@ -135,108 +144,118 @@ def _declared(times: dict[str, Any], declared_end_us: int | None, latest_us: int
 
 
 class _Extent:
-    """What the packets say of the times of one stream (the main one), and of the end of all."""
+    """What the packets say of the times of the main stream (the first of `streams`), and of the end of all."""
 
-    def __init__(self, stream: Any, *, own_times: bool) -> None:
-        self._main, self._own_times = stream.index, own_times
+    def __init__(self, streams: list[Any], *, own_times: bool) -> None:
+        self._main, self._own_times = streams[0].index, own_times
+        self._clocks = {stream.index: clock(stream.time_base) for stream in streams}
         self.times: list[int] = []
         self.end_us: int | None = None
         self.latest_us: int | None = None
 
     def add(self, packet: Any) -> bool:
         """Take in one packet; True if it is one of the main stream."""
-        stamp = packet.pts if packet.pts is not None and self._own_times else packet.dts
-        if not packet.size or packet.is_discard or stamp is None:
-            return bool(packet.stream_index == self._main)
-        time_us = microseconds(stamp, packet.time_base)
-        length = microseconds(packet.duration, packet.time_base) if packet.duration else 0
+        index, pts = packet.stream_index, packet.pts
+        stamp = pts if pts is not None and self._own_times else packet.dts
+        if stamp is None or not packet.size or packet.is_discard:
+            return bool(index == self._main)
+        to_us = self._clocks[index]
+        time_us, length = to_us(stamp), to_us(packet.duration or 0)
         if length > 10 * MICROSECONDS:  # a slide may be shown that long; a header error may claim years
             length = 0
-        self.latest_us = time_us + length if self.latest_us is None else max(self.latest_us, time_us + length)
-        if packet.stream_index != self._main:
+        end_us = time_us + length
+        if self.latest_us is None or end_us > self.latest_us:
+            self.latest_us = end_us
+        if index != self._main:
             return False
         if len(self.times) < _HEAD_PACKETS:
             self.times.append(time_us)
-        self.end_us = time_us + length if self.end_us is None else max(self.end_us, time_us + length)
+        if self.end_us is None or end_us > self.end_us:
+            self.end_us = end_us
         return True
 
-    def frame_us(self) -> int:
-        """The usual distance of two packets."""
-        ordered = sorted(self.times)
-        steps = [b - a for a, b in pairwise(ordered) if b > a]
-        return int(median(steps)) if steps else _DEFAULT_FRAME_US
+    def facts(self) -> dict[str, Any] | None:
+        """Start, end, usual frame distance, whether it varies, the end of all streams, in µs; None without times."""
+        if not self.times or self.end_us is None:
+            return None
+        start_us = min(self.times)
+        steps = sorted(b - a for a, b in pairwise(sorted(self.times)) if b > a)
+        frame_us = int(median(steps)) if steps else _DEFAULT_FRAME_US
+        return {
+            "start_us": start_us,
+            "end_us": max(self.end_us, start_us + frame_us),
+            "frame_us": frame_us,
+            "variable_rate": bool(steps) and _varies(steps),
+            "latest_us": self.latest_us,
+        }
 
-    def rate_varies(self) -> bool:
-        ordered = sorted(self.times)
-        steps = sorted(b - a for a, b in pairwise(ordered) if b > a)
-        return bool(steps) and steps[-1 - len(steps) // 20] - steps[len(steps) // 20] > max(
-            steps[len(steps) // 2] // 20, 2000
-        )
+
+def _varies(steps: list[int]) -> bool:
+    """Whether the sorted distances of frames differ by more than rounding, leaving out 5 % at either end."""
+    margin = len(steps) // 20
+    return steps[-1 - margin] - steps[margin] > max(steps[len(steps) // 2] // 20, 2000)
 
 
-def _read(container: av.container.InputContainer, extent: _Extent, most: int) -> bool:
+def _read(
+    container: av.container.InputContainer,
+    streams: list[Any],
+    extent: _Extent,
+    *,
+    most: int,
+    first: _FirstFrame | None = None,
+) -> bool:
     """Feed packets to `extent`, up to `most` of its main stream. True if the end was reached."""
-    count = 0
+    count, main = 0, streams[0].index
     try:
-        for packet in container.demux([stream for stream in select(container) if stream is not None]):
+        for packet in container.demux(streams):
             count += extent.add(packet)
+            if first is not None and packet.stream_index == main and packet.size:
+                first.feed(packet)
             if count >= most:
                 return False
     except av.FFmpegError:
         pass  # a torn tail ends the stream here
+    if first is not None:
+        first.feed(None)
     return True
 
 
-def _times(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
-    """Start, end, usual frame distance, whether it varies, and the end of all streams, in µs, of the packets."""
+def _read_tail(container: av.container.InputContainer, streams: list[Any], extent: _Extent) -> bool:
+    """Seek near the claimed end and read to the real one. False if that shows nothing new: the claim was wrong."""
+    main = streams[0]
+    to_us = clock(main.time_base)
+    claimed_us = to_us(main.duration) if main.duration else container.duration
+    before = extent.end_us
+    if not claimed_us or claimed_us < 0 or before is None:
+        return False
+    target_us = claimed_us + to_us(main.start_time or 0) - _TAIL_US
+    try:
+        container.seek(time_stamp(max(target_us, 0), main.time_base), stream=main, backward=True)
+    except (av.FFmpegError, OverflowError):
+        return False
+    _read(container, streams, extent, most=_MOST_PACKETS)
+    return extent.end_us is not None and extent.end_us > before and extent.end_us >= target_us
+
+
+def _read_whole(file: BinaryFile, extent: _Extent, limits: dict[str, Any]) -> None:
+    """Look for the end in all packets."""
     with opened(file, limits=limits) as container:
-        stream: Any = next(s for s in select(container) if s is not None)
-        extent = _Extent(stream, own_times=has_own_times(container))
-        ended = _read(container, extent, _HEAD_PACKETS)
-        if not ended:
-            claimed = (stream.duration and microseconds(stream.duration, stream.time_base)) or container.duration
-            ended = claimed is not None and claimed > 0 and _read_tail(container, stream, extent, claimed)
-    if not ended:
-        with opened(file, limits=limits) as container:
-            stream = next(s for s in select(container) if s is not None)
-            whole = _Extent(stream, own_times=has_own_times(container))
-            _read(container, whole, _MOST_PACKETS)
-            extent.end_us, extent.latest_us = whole.end_us, whole.latest_us
-    frame_us = extent.frame_us()
-    if not extent.times or extent.end_us is None or extent.latest_us is None:
-        return _untimed(file, limits)
-    start_us = min(extent.times)
-    return {
-        "start_us": start_us,
-        "end_us": max(extent.end_us, start_us + frame_us),
-        "frame_us": frame_us,
-        "variable_rate": extent.rate_varies(),
-        "latest_us": extent.latest_us,
-    }
+        streams = [stream for stream in select(container) if stream is not None]
+        whole = _Extent(streams, own_times=has_own_times(container))
+        _read(container, streams, whole, most=_MOST_PACKETS)
+        extent.end_us, extent.latest_us = whole.end_us, whole.latest_us
 
 
 def _untimed(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
     """A raw stream has no time stamps: its frames are counted, by decoding them, at the nominal rate."""
     frames = 0
     with opened(file, limits=limits) as container:
-        stream = next(s for s in select(container) if s is not None)
+        stream: Any = next(s for s in select(container) if s is not None)
         context = prepare(stream, limits=limits)
         for packet in container.demux(stream):
             with contextlib.suppress(av.FFmpegError, EOFError):
                 frames += len(context.decode(packet))
         rate = getattr(stream, "average_rate", None) or getattr(stream, "guessed_rate", None)
     frame_us = int(MICROSECONDS / rate) if rate else _DEFAULT_FRAME_US
-    end_us = max(frames, 1) * frame_us
+    end_us = int(max(frames, 1) * MICROSECONDS / rate) if rate else max(frames, 1) * frame_us
     return {"start_us": 0, "end_us": end_us, "frame_us": frame_us, "variable_rate": False, "latest_us": end_us}
-
-
-def _read_tail(container: av.container.InputContainer, stream: Any, extent: _Extent, claimed_us: int) -> bool:
-    """Seek near the claimed end and read to the real one. False if that shows nothing new: the claim was wrong."""
-    before = extent.end_us
-    target = claimed_us + (microseconds(stream.start_time, stream.time_base) if stream.start_time else 0) - _TAIL_US
-    try:
-        container.seek(time_stamp(max(target, 0), stream.time_base), stream=stream, backward=True)
-    except (av.FFmpegError, OverflowError):
-        return False
-    _read(container, extent, _MOST_PACKETS)
-    return extent.end_us is not None and before is not None and extent.end_us > before and extent.end_us >= target

@@ -7,6 +7,7 @@ first choice when memory runs out, and dies with this process, which dies with i
 
 import contextlib
 import ctypes
+import gc
 import json
 import mmap
 import os
@@ -151,6 +152,8 @@ def main() -> None:
     decode.prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then closes its guards
     tasks: dict[str, Task] = {"probe": probe.run, "decode": decode.run}
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy these pages
     os.nice(5)  # the networks go first: decoding fills the time that they leave
     control = socket.socket(fileno=int(sys.argv[1]))
     control.send(READY)
