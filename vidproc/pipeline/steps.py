@@ -62,7 +62,10 @@ _guards: dict[Limits, Guard] = {}
 
 def _guard(limits: Limits) -> Guard:
     """This worker process's guard: its sandbox starts once, not once per task."""
-    return _guards.setdefault(limits, Guard(limits))
+    if limits not in _guards:
+        close_guards()  # another run's, with other limits
+        _guards[limits] = Guard(limits)
+    return _guards[limits]
 
 
 def close_guards() -> None:
