@@ -22,13 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
-from vidproc.errors import UsageError, VidprocError
-from vidproc.flags import Options, parse
+from vidproc.command import Options, end_with, parse
+from vidproc.errors import UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline import steps
 from vidproc.pipeline.label import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
-from vidproc.pipeline.progress import log
 from vidproc.tables.plan import make_plan
 from vidproc.views import MICROSECONDS, Frames, Picture, view_to_json
 
@@ -53,11 +52,7 @@ class BenchConfig(Options):
 
 
 def main() -> int:
-    try:
-        return bench(parse(BenchConfig, __doc__))
-    except VidprocError as error:
-        log("failed", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
-        return error.exit_code
+    return bench(parse(BenchConfig, __doc__))
 
 
 def bench(config: BenchConfig) -> int:
@@ -188,4 +183,4 @@ def timed(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -4,17 +4,14 @@ python jobs/demo.py [--out out/demo]
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import duckdb
 from pydantic import Field
 
-from vidproc.errors import VidprocError
-from vidproc.flags import Options, parse
+from vidproc.command import Options, end_with, parse
 from vidproc.pipeline import label
 from vidproc.pipeline.options import LabelConfig
-from vidproc.pipeline.progress import log
 from vidproc.tables.query import connect
 from vidproc.train.archive import Truth, make_archive
 
@@ -48,11 +45,7 @@ class DemoConfig(Options):
 
 
 def main() -> int:
-    try:
-        return demo(parse(DemoConfig, __doc__).out)
-    except VidprocError as error:
-        log("failed", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
-        return error.exit_code
+    return demo(parse(DemoConfig, __doc__).out)
 
 
 def demo(out: Path) -> int:
@@ -94,4 +87,4 @@ def accuracy(tables: duckdb.DuckDBPyConnection, truth: list[Truth], archive: Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -6,20 +6,20 @@ Without SQL: lists the tables and views with their columns. Formats: `table` (al
 line), `parquet` (needs --out). Nested values are JSON in text and CSV. Exit codes: 0 done, 2 usage (also wrong SQL).
 """
 
-import argparse
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
-from vidproc.errors import UsageError, VidprocError
+from vidproc.command import Options, Positional, end_with, parse
+from vidproc.errors import UsageError
 from vidproc.tables.parts import parquet_bytes
 from vidproc.tables.query import connect, run_query
 from vidproc.tables.store import Store
@@ -31,29 +31,23 @@ WIDEST = 80
 """Characters of one cell in a text table; longer ones are cut with an ellipsis (csv, json and parquet cut nothing)."""
 
 
+class QueryConfig(Options):
+    """Options of the query job."""
+
+    sql: Annotated[str | None, Positional()] = Field(None, description="one statement that reads; default: the columns")
+    tables: str = Field(description="where the tables are: a folder or s3://bucket/prefix")
+    format: Literal["table", "csv", "json", "parquet"] = Field("table", description="how rows are shown")
+    out: str | None = Field(None, description="write there (also s3://…) instead of to standard output")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns its exit code."""
-    flags = _parser().parse_args(arguments)
-    try:
-        if flags.format == "parquet" and not flags.out:
-            raise UsageError("--format parquet is binary: say where with --out FILE.parquet")
-        rows = run_query(connect(flags.tables), flags.sql or LIST_COLUMNS)
-        _give(FORMATS[flags.format](rows), flags.out)
-    except VidprocError as error:
-        print(f"query: {error}", file=sys.stderr)
-        return error.exit_code
+    config = parse(QueryConfig, __doc__, arguments)
+    if config.format == "parquet" and not config.out:
+        raise UsageError("--format parquet is binary: say where with --out FILE.parquet")
+    rows = run_query(connect(config.tables), config.sql or LIST_COLUMNS)
+    _give(FORMATS[config.format](rows), config.out)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="query.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sql", nargs="?", metavar="SQL", help="one statement that reads; default: list the columns")
-    parser.add_argument("--tables", required=True, metavar="URL", help="a local folder or s3://bucket/prefix")
-    parser.add_argument("--format", choices=list(FORMATS), default="table")
-    parser.add_argument("--out", metavar="FILE", help="write there (also s3://…) instead of to standard output")
-    return parser
 
 
 def _give(data: bytes, out: str | None) -> None:
@@ -121,9 +115,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(
-        code
-    )  # a process that has read a Delta table sometimes aborts in its libraries' clean-up, with another code
+    end_with(main)

@@ -1,24 +1,24 @@
 """One tree of typed errors, each with the reason code that tables and exit codes show.
 
-    VidprocError
-    ├── UsageError               exit 2   flags, configuration or archive URL are wrong
-    │   └── WeightsError         exit 2   a checkpoint is missing, altered or does not fit
-    ├── BudgetExceeded           exit 3   too many videos were quarantined
-    ├── LeaseLost                exit 4   another run holds the tables
-    ├── CanaryWrong              exit 5   known videos came out with other labels
-    ├── TablesDamaged            exit 1   the commit log or a table contradicts itself
-    └── InputError                        one video cannot be (fully) used: a row, never the end of a run
-        ├── Missing              missing          listed, but no longer there
-        ├── Changed              changed          replaced while (or before) it was read
-        ├── Unreadable           unreadable       storage refuses or fails to give its bytes
-        ├── NotMedia             not_media        no whitelisted container format fits its bytes
-        ├── NoStreams            no_streams       a container without picture or sound
-        ├── Unsupported          unsupported      a form we do not read (codec, encryption, compressed tar)
-        ├── Damaged              damaged          opened, but nothing of it decodes
-        ├── TooLarge             too_large        pixels, streams, memory or size beyond the limits
-        ├── TimedOut             timeout          took longer than the limit
-        ├── NotFinite            not_finite       a network's scores for it are no numbers
-        └── KilledWorker         killed_worker    the decoder crashed, or the kernel killed it
+VidprocError
+├── UsageError               exit 2   flags, configuration or archive URL are wrong
+│   └── WeightsError         exit 2   a checkpoint is missing, altered or does not fit
+├── BudgetExceeded           exit 3   too many videos were quarantined
+├── LeaseLost                exit 4   another run holds the tables
+├── CanaryWrong              exit 5   known videos came out with other labels
+├── TablesDamaged            exit 1   the commit log or a table contradicts itself
+└── InputError                        one video cannot be (fully) used: a row, never the end of a run
+    ├── Missing              missing          listed, but no longer there
+    ├── Changed              changed          replaced while (or before) it was read
+    ├── Unreadable           unreadable       storage refuses or fails to give its bytes
+    ├── NotMedia             not_media        no whitelisted container format fits its bytes
+    ├── NoStreams            no_streams       a container without picture or sound
+    ├── Unsupported          unsupported      a form we do not read (codec, encryption, compressed tar)
+    ├── Damaged              damaged          opened, but nothing of it decodes
+    ├── TooLarge             too_large        pixels, streams, memory or size beyond the limits
+    ├── TimedOut             timeout          took longer than the limit
+    ├── NotFinite            not_finite       a network's scores for it are no numbers
+    └── KilledWorker         killed_worker    the decoder crashed, or the kernel killed it
 """
 
 from typing import ClassVar

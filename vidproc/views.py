@@ -1,7 +1,7 @@
 """What a network asks of the decoder: `Clips`, `Frames`, `Audio`. Frozen values that travel as JSON.
 
 A view has a time grid that is global to the video: sample k starts at `start + k * stride`, whatever the segments are.
-A segment owns the samples that start inside it. Every sample is made of the frames nearest by PTS to exact target times.
+A segment owns the samples that start inside it. A sample is made of the frames nearest by PTS to exact target times.
 """
 
 import json
@@ -31,7 +31,9 @@ class Picture:
         height, width = self.shape[:2]
         resize = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
         if not (0 < height <= resize[0] <= 4096 and 0 < width <= resize[1] <= 4096):
-            raise ValueError(f"crop {(height, width)} must be positive and inside resize {resize}, at most 4096 pixels a side")
+            raise ValueError(
+                f"crop {(height, width)} must be positive and inside resize {resize}, at most 4096 pixels a side"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,7 +122,7 @@ def view_from_json(value: str | Mapping[str, Any]) -> View:
     if kind not in _KINDS:
         raise ValueError(f"view kind {kind!r} is unknown: use one of {sorted(_KINDS)}")
     if "picture" in fields:
-        picture = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["picture"].items()}
+        picture: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["picture"].items()}
         fields["picture"] = Picture(**picture)
     try:
         return _KINDS[kind](**fields)

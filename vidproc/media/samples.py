@@ -14,7 +14,7 @@ class Samples:
     `data`: `Frames` uint8 [samples, height, width, channels]; `Clips` uint8 [samples, frames, height, width, channels];
     `Audio` int16 [time, channels], where `start_us` and `end_us` hold one span: that of the whole stretch of sound.
     `start_us`, `end_us`: int64 [samples], the half-open span that each sample speaks for.
-    `frame_us`: int64 [samples] or [samples, frames], the PTS of the frame that was taken for each target time; empty for sound.
+    `frame_us`: int64 [samples, frames], the PTS of the frame that was taken for each target time; empty for sound.
     Data may be a read-only view of memory that somebody else owns.
     """
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from vidproc.command import log
 from vidproc.errors import CanaryWrong, UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline.cluster import Cluster
 from vidproc.pipeline.execution import annotated
 from vidproc.pipeline.options import ComputeOptions
-from vidproc.pipeline.progress import log
 from vidproc.pipeline.steps import Settings
 from vidproc.tables.plan import make_plan
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 from vidproc import __version__
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
+from vidproc.command import log
 from vidproc.errors import BudgetExceeded, LeaseLost, UsageError
 from vidproc.media.archive import list_archive
-from vidproc.pipeline import canary
-from vidproc.pipeline.execution import connected, written
+from vidproc.pipeline.cluster import connected
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
-from vidproc.pipeline.progress import Progress, log
+from vidproc.pipeline.progress import Progress
 from vidproc.pipeline.rows import ANNOTATION_TABLES
 from vidproc.pipeline.steps import Settings
 from vidproc.pipeline.stopping import TERMINATED, Stop, Stopped
@@ -159,6 +159,9 @@ def _label(
     if not todo and config.canary is None:
         return False
     with connected() as cluster:
+        from vidproc.pipeline import canary
+        from vidproc.pipeline.execution import written
+
         stop.listen()
         if config.canary is not None:
             canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")

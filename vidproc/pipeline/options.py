@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from vidproc.flags import Options
+from vidproc.command import Options
 from vidproc.media.limits import GIB, Limits
 
 

@@ -1,28 +1,16 @@
 """What a run tells while it runs: a line that renews itself on a terminal, one JSON object a line elsewhere."""
 
-import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from vidproc.command import log
 from vidproc.views import MICROSECONDS
 
 _TERMINAL_EVERY_S = 0.5
 _LOG_EVERY_S = 10.0
-
-
-def log(event: str, *, stream: TextIO | None = None, **fields: Any) -> None:
-    """One event: readable on a terminal, a JSON object on one line elsewhere (a log shipper reads it)."""
-    stream = stream or sys.stderr
-    if stream.isatty():
-        told = "  ".join(f"{name} {value}" for name, value in fields.items())
-        print(f"\r\033[K{event}: {told}", file=stream, flush=True)
-    else:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"at": at, "event": event, **fields}, default=str), file=stream, flush=True)
 
 
 class Progress:

@@ -87,7 +87,7 @@ def _cut(video: bytes) -> bytes:
 def _remux(video: bytes, container: str) -> bytes:
     """The same packets in another container."""
     out = io.BytesIO()
-    with av.open(io.BytesIO(video)) as source, av.open(out, "w", format=container) as target:
+    with av.open(io.BytesIO(video), "r") as source, av.open(out, "w", format=container) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
