@@ -29,7 +29,7 @@ def preview(config: LabelConfig, settings: Settings, summary: PlanSummary, scrat
     todo = summary.planned - summary.deferred - summary.derive_only
     print(f"archive        {', '.join(config.archive)}")
     print(f"listed         {summary.listed:,} videos, {summary.done:,} of them need nothing")
-    print(f"would label    {todo:,} videos, {summary.size_bytes / 1e9:,.3f} GB, for {', '.join(config.annotators)}")
+    print(f"would label    {todo:,} videos, {summary.size_bytes / 1e6:,.1f} MB, for {', '.join(config.annotators)}")
     if summary.deferred:
         print(f"deferred       {summary.deferred:,} videos beyond --limit {config.limit}")
     if summary.derive_only:
