@@ -44,7 +44,7 @@ def opened(file: BinaryFile, *, limits: dict[str, Any]) -> Iterator[av.container
     file.seek(0)
     head = file.read(16)
     file.seek(0)
-    options = {**OPEN_OPTIONS, "max_streams": str(limits["streams"])}
+    options = {**OPEN_OPTIONS, "max_streams": str(limits["streams"] + 1)}
     try:
         container = av.open(file, "r", options=options, metadata_errors="ignore", buffer_size=_BUFFER_BYTES)
     except MemoryError:

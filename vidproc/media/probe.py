@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.container
 
-from vidproc.errors import Damaged, TooLarge
+from vidproc.errors import Damaged, TooLarge, Unsupported
 from vidproc.media.container import BinaryFile, clock, has_own_times, opened, prepare, select, time_stamp
 from vidproc.views import MICROSECONDS
 
@@ -87,12 +87,14 @@ class _FirstFrame:
         self._context = prepare(stream, limits=limits)
         self._frame: Any = None
         self._packets = 0
+        self._encrypted = "enc_key_id" in stream.metadata  # so says Matroska; MP4 says it of each packet
 
     def feed(self, packet: Any | None) -> None:
         """Try one packet, or None for the end of the stream."""
         if self._frame is not None or self._packets > _FIRST_FRAME_PACKETS:
             return
         self._packets += 1
+        self._encrypted |= packet is not None and packet.has_sidedata("encryption_info")
         try:
             self._frame = next(iter(self._context.decode(packet)), None)
         except MemoryError:
@@ -101,11 +103,13 @@ class _FirstFrame:
             pass
 
     def geometry(self) -> dict[str, Any]:
-        """Raises `TooLarge`, or `Damaged` if no frame has come."""
+        """Raises `TooLarge`; if no frame has come, `Unsupported` or `Damaged`."""
         frame = self._frame
         width, height = (frame.width, frame.height) if frame is not None else self._claimed
         if width * height > self._limits["pixels"]:
             raise TooLarge(f"{width}x{height} pixels; the limit is {self._limits['pixels']}")
+        if frame is None and self._encrypted:
+            raise Unsupported(f"its {self._context.name} stream is encrypted")
         if frame is None:
             raise Damaged(f"no frame of its {self._context.name} stream decodes")
         turn = rotation_of(frame)
