@@ -94,7 +94,9 @@ def picture(frame: Any, wanted: Any, aspect: Fraction | None) -> np.ndarray:
         width=height if turns % 2 else width,
         height=width if turns % 2 else height,
         format="rgb24" if wanted.colour == "rgb" else "gray8",
-        interpolation=getattr(Interpolation, wanted.interpolation.upper()),
+        interpolation=getattr(Interpolation, wanted.interpolation.upper())
+        | Interpolation.ACCURATE_RND
+        | Interpolation.FULL_CHR_H_INT,
         dst_color_range=ColorRange.JPEG,
     )
     array = small.to_ndarray().reshape(small.height, small.width, -1)

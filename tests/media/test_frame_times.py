@@ -25,8 +25,10 @@ DENSE = [
 NUMBERS = Frames(fps=5, picture=Picture(resize=(96, 128)))
 
 HEAVY = {
+    "R6llTwEh07w.mp4",
     "S001C001P001R001A001_rgb.avi",
     "bangkok_half_res.mp4",
+    "bottle-detection.mp4",
     "car-detection.mp4",
     "dj_video3.mp4",
     "dj_video4.mp4",
@@ -40,6 +42,12 @@ HEAVY = {
     "street_crowd_1080p.mp4",
 }
 """A second or more each: left to the slow tests, their like is among the others."""
+
+ALIKE = {
+    f"{sign}.mkv"
+    for sign in ["eat", "help", "hungry", "learn", "milk", "night", "no", "school", "sorry", "thanks", "want"]
+}
+"""Of fourteen recordings with the same camera two are enough."""
 
 NO_PICTURE = {"exo_audio_only_eac3.mp4", "exo_audio_only_opus.mp4"}
 
@@ -64,7 +72,7 @@ def check(guard: Guard, path: Path, *, batches: list[list[Any]]) -> None:
 def shared_videos() -> list[Any]:
     videos = sorted(p for p in (SHARED / "videos").rglob("*.*") if p.suffix not in {".json", ".csv", ".txt"})
     return [
-        pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in HEAVY else [])
+        pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in HEAVY | ALIKE else [])
         for path in videos
         if path.name not in NO_PICTURE
     ] or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=f"{SHARED}/videos is not there"))]

@@ -12,7 +12,14 @@ from vidproc.errors import TooLarge
 from vidproc.media.probe import rotation_of
 from vidproc.views import Clips, Frames, Picture
 
-_INTERPOLATION = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC, "area": Interpolation.AREA}
+# swscale's short cuts cost brightness (white becomes 253) and save nothing at these sizes: 0.80 ms either way for
+# 640x360 to 455x256. FFmpeg's own programs leave them out, too.
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_INTERPOLATION = {
+    "bilinear": Interpolation.BILINEAR | _EXACT,
+    "bicubic": Interpolation.BICUBIC | _EXACT,
+    "area": Interpolation.AREA | _EXACT,
+}
 _LONGEST_SIDE = 16_384
 _FORMAT = {"rgb": "rgb24", "gray": "gray8"}
 
