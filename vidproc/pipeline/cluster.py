@@ -35,7 +35,6 @@ def connected() -> Iterator[Cluster]:
     if not joined and os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR)
     elif not joined:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor that Ray Data starts
         ray.init(include_dashboard=False, num_cpus=_cores(), logging_level=logging.ERROR, _system_config=_KEEP_WORKERS)
     importing.join()
     try:
