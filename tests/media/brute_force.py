@@ -47,14 +47,14 @@ def targets(view: Frames | Clips, *, start_us: int, end_us: int, still: bool) ->
     return found
 
 
-def nearest(times_us: list[int], target_us: int) -> int:
+def nearest(sorted_us: np.ndarray, target_us: int) -> int:
     """The frame time nearest to a target, of two equally near ones the earlier."""
-    return min(sorted(times_us), key=lambda time_us: abs(time_us - target_us))
+    return int(sorted_us[np.abs(sorted_us - target_us).argmin()])
 
 
 def samples(path: str, views: list[Frames | Clips], facts: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each view (frame times int64 [samples, frames], pixels uint8 [samples, frames, height, width, channels])."""
-    times = [time_us for time_us, _, _ in all_frames(path)]
+    times = np.array(sorted(time_us for time_us, _, _ in all_frames(path)), np.int64)
     chosen = []
     for view in views:
         wanted = targets(view, start_us=facts["start_us"], end_us=facts["end_us"], still=facts["still"])
