@@ -53,7 +53,8 @@ def opened(file: BinaryFile, *, limits: dict[str, Any]) -> Iterator[av.container
         if not head:
             raise Damaged("the file is empty") from None
         if any(head[at : at + len(magic)] == magic for at, magic in _SIGNATURES):
-            raise Damaged(f"looks like a container, but does not open: {error}") from None
+            said = getattr(error, "strerror", None) or error  # FFmpeg's number would tell nobody anything
+            raise Damaged(f"looks like a container, but does not open: {said}") from None
         raise NotMedia(f"no known video, audio or picture format (first bytes {head[:8].hex()})") from None
     with container:
         if len(container.streams) > limits["streams"]:
