@@ -1,9 +1,7 @@
 """Submitting keeps exit codes apart, refuses secrets before anything leaves this machine, and stops what it started."""
 
 import importlib.util
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray_head import ray_head
 
 from vidproc.errors import UsageError
 
@@ -159,50 +158,10 @@ def test_a_log_that_breaks_off_is_printed_once(
     assert capsys.readouterr().out == "first\nsecond\nthird\n"
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 @pytest.fixture(scope="module")
 def cluster(work: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A cluster of `ray start`, with token authentication: its address, and the environment that knows its token."""
-    home = work.parent / "home"
-    (home / ".ray").mkdir(parents=True)
-    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
-    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "HOME": str(home)
-    }
-    log = work.parent / "head.log"
-    command = [
-        Path(sys.executable).with_name("ray"),
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=1",
-        "--disable-usage-stats",
-    ]
-    command += [f"--temp-dir={work.parent}/t", "--object-store-memory=100000000"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    with log.open("w") as output:
-        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            assert head.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
-    finally:
-        head.terminate()  # `ray start --block` ends what it started
-        head.wait(60)
+    with ray_head(work.parent, num_cpus=1) as (address, environment):
+        yield address, environment
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from vidproc.train.archive import make_archive
 
 HELD = 4
 TERMINATED = 143
-SURVIVAL_S = 15
+SURVIVAL_S = 30
+"""Seen: under 3 s where there are free cores, 12 s where there are none."""
 FAST = ("--commit-every-s", "0")
 """As many commits as there are batches, so that kills meet them."""
 
