@@ -21,7 +21,9 @@ from vidproc.media.sandbox import READY
 from vidproc.media.sources import OpenSource
 from vidproc.media.wire import MOST_ANSWER, MOST_READ, QUESTION, DeadlineError, WireError, receive, send
 
-_START_S = 120.0
+_SANDBOX = "vidproc.media.sandbox"
+_START_S, _STARTS = 120.0, 3
+"""How long a sandbox may take to start, and how often it is tried: memory may be short for a moment."""
 _GRACE_S = 5.0
 """How long the sandbox may take to say how a child ended before it is replaced."""
 
@@ -62,7 +64,6 @@ class Guard:
                 f"the views ask for {output_bytes} bytes of one segment, the limit is {self.limits.output_bytes}: "
                 "sample fewer or smaller frames"
             )
-        control = self._start()
         ours, theirs = socket.socketpair()
         memory = os.memfd_create("vidproc")
         try:
@@ -77,7 +78,7 @@ class Guard:
                 "limits": asdict(self.limits),
             }
             descriptors = [theirs.fileno(), memory, *([local[0]] if local else [])]
-            socket.send_fds(control, [json.dumps(message).encode()], descriptors)
+            self._send(json.dumps(message).encode(), descriptors)
             theirs.close()
             answer = self._converse(ours, source)
             output = mmap.mmap(memory, output_bytes, prot=mmap.PROT_READ) if output_bytes else None
@@ -87,10 +88,27 @@ class Guard:
             ours.close()
         return answer, output
 
-    def _start(self) -> socket.socket:
+    def _send(self, message: bytes, descriptors: list[int]) -> None:
+        """Hand a request to the sandbox; to a new one if it has been killed since its last task."""
+        try:
+            socket.send_fds(self._running(), [message], descriptors)
+        except OSError:
+            self.close()
+            socket.send_fds(self._running(), [message], descriptors)
+
+    def _running(self) -> socket.socket:
+        """The way to the sandbox, which is started if need be. Raises RuntimeError if that does not work."""
         if self._sandbox is not None and self._sandbox.poll() is None and self._control is not None:
             return self._control
-        self.close()
+        for _ in range(_STARTS):
+            self.close()
+            if (control := self._start()) is not None:
+                return control
+        self.close()  # this is no input's fault: nothing may be quarantined for it
+        command = f"{sys.executable} -m {_SANDBOX} 0"
+        raise RuntimeError(f"the decoding sandbox did not start {_STARTS} times: run `{command}` to see why")
+
+    def _start(self) -> socket.socket | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # messages stay apart
         kept = {name: value for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if (value := os.environ.get(name))}
         env = {
@@ -99,7 +117,7 @@ class Guard:
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "vidproc.media.sandbox", str(theirs.fileno())]
+        command = [sys.executable, "-m", _SANDBOX, str(theirs.fileno())]
         self._sandbox = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL, start_new_session=True
         )
@@ -108,11 +126,10 @@ class Guard:
         ours.settimeout(_START_S)
         try:
             ready = ours.recv(16)
-        except TimeoutError:
+        except OSError:  # too slow, or killed while it starts
             ready = b""
-        if ready != READY:  # this is no input's fault: nothing may be quarantined for it
-            self.close()
-            raise RuntimeError(f"the decoding sandbox does not start here: run `{' '.join(command[:3])} 0` to see why")
+        if ready != READY:
+            return None
         ours.settimeout(None)
         return ours
 

@@ -77,14 +77,23 @@ def run(config: LabelConfig) -> int:
                 write_run(commits, start, status="stopped", exit_code=code)
             raise Stopped(code) from error
         except Exception as error:
-            with suppress(Exception):
-                write_run(commits, start, status="failed", exit_code=getattr(error, "exit_code", 1))
+            _write_failed(commits, start, error)
             raise
         if not code and row["quarantined"] > config.failure_budget * row["planned"]:
             status, code = "budget_exceeded", BudgetExceeded.exit_code
             write_run(commits, start, status=status, exit_code=code)
         _report(row, status, code)
         return code
+
+
+def _write_failed(commits: Commits, start: RunStart, error: Exception) -> None:
+    """Write the row of a run that failed. Raises `LeaseLost` if it failed because another run has taken over."""
+    try:
+        write_run(commits, start, status="failed", exit_code=getattr(error, "exit_code", 1))
+    except LeaseLost as lost:
+        raise lost from error
+    except Exception as also:  # what ended the run is what must be told
+        log("unwritten", run=start.run_id, error=repr(also))
 
 
 def chosen_annotators(config: LabelConfig) -> dict[str, Annotator]:
