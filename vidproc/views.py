@@ -42,12 +42,21 @@ class Picture:
         return height, width, 3 if self.colour == "rgb" else 1
 
 
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.001 <= value <= 1_000_000:
+            raise ValueError(f"{name} must be a number from 0.001 to 1,000,000, not {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frames:
     """Single frames at `fps` samples a second: uint8 [samples, height, width, channels]."""
 
     fps: float
     picture: Picture
+
+    def __post_init__(self) -> None:
+        _check_positive(fps=self.fps)
 
     @property
     def stride_us(self) -> int:
@@ -77,6 +86,9 @@ class Clips:
     stride_s: float
     picture: Picture
 
+    def __post_init__(self) -> None:
+        _check_positive(num_frames=self.num_frames, fps=self.fps, stride_s=self.stride_s)
+
     @property
     def stride_us(self) -> int:
         return round(MICROSECONDS * self.stride_s)
@@ -102,6 +114,9 @@ class Audio:
 
     rate: int = 16_000
     channels: int = 1
+
+    def __post_init__(self) -> None:
+        _check_positive(rate=self.rate, channels=self.channels)
 
 
 View = Frames | Clips | Audio

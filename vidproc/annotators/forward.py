@@ -53,12 +53,12 @@ class ScoringNetwork:
                 size = min(self.batch, total - at)
                 try:
                     done.append(self._forward(_slice(pieces, at, at + size)))
+                    at += size
+                    continue
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
-                    self._halve(size)
-                    continue
-                at += size
+                self._halve(size)  # here: while the error is handled, its traceback holds the activations
             scores: npt.NDArray[np.float32] = torch.cat(done).cpu().numpy()
         if not np.isfinite(scores).all():
             raise NotFinite(

@@ -5,6 +5,7 @@ S3      If-Match on every GET, and the etag of every answer compared
 others  info() after every read: the bytes in between are those of the etag
 """
 
+import errno
 import os
 import stat
 import time
@@ -19,8 +20,10 @@ from fsspec.asyn import sync
 
 from vidproc.errors import Changed, InputError, Missing, Unreadable
 
-TRIES = 3
-BACKOFF_S = (0.2, 1.0)
+TRIES = 6
+BACKOFF_S = (0.2, 1.0, 2.0, 4.0, 8.0)
+"""Pauses between tries: together longer than the bursts of 503 that object stores answer to a growing load."""
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _ETAG_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "hash", "sha256", "crc32c")
 _TIME_FIELDS = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
 
@@ -223,16 +226,21 @@ class _Passing(Unreadable):
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn what storage clients raise into typed errors. They share no base class, hence `Exception`."""
+    """Turn what storage clients raise into typed errors. They share no base class, hence `Exception`.
+
+    What is this machine's fault (no memory, no descriptors, no credentials) is raised as it is: no video pays for it.
+    """
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Missing(f"{uri} is not there (any more)") from error
     except PermissionError as error:
         raise Unreadable(f"{uri}: access denied: {error}") from error
     except Exception as error:
+        if getattr(error, "errno", None) in _OURS or "Credentials" in type(error).__name__:
+            raise
         if _code(error) in ("PreconditionFailed", "412"):
             raise Changed(f"{uri} was replaced after it was listed") from error
         raise _Passing(f"{uri}: {type(error).__name__}: {error}") from error

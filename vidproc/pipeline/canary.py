@@ -6,6 +6,7 @@ must be the annotator's best.
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ def check(folder: str, settings: Settings, options: ComputeOptions, cluster: Clu
     plan = make_plan(f"{scratch}/listing", f"{scratch}/tables", wanted=wanted, out_url=f"{scratch}/plan")
     found: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
     rows = annotated(f"{scratch}/plan", plan.planned, settings, options, cluster)
-    for row in rows.select_columns(["annotator", "facts", "tally"]).iter_rows():
+    samples: Counter[tuple[str, str]] = Counter()
+    for row in rows.select_columns(["annotator", "facts", "samples", "tally"]).iter_rows():
         name = Path(json.loads(row["facts"])["uri"]).name
         if name in names and row["tally"] is not None:
             key = (name, row["annotator"])
             found[key] = found.get(key, 0) + np.asarray(row["tally"], np.float32)
+            samples[key] += row["samples"]
+    found = {key: tally / max(samples[key], 1) for key, tally in found.items()}
     wrong = {key: got for key, label in expected.items() if (got := _best(settings, key, found)) != label}
     if wrong:
         told = "; ".join(
@@ -69,6 +73,5 @@ def _best(settings: Settings, key: tuple[str, str], found: Mapping[tuple[str, st
     """The best label of one canary video over its whole length; None if it has none."""
     if key not in found:
         return None
-    tally = found[key]
-    labels = settings.annotators[key[1]].label_rows(tally / max(float(tally.sum()), 1e-9))
+    labels = settings.annotators[key[1]].label_rows(found[key])
     return str(labels["label"][0]) if labels is not None and labels.num_rows else None

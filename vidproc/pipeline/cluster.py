@@ -18,10 +18,11 @@ _KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshol
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is to run on."""
+    """What there is to run on. `here`: just this machine, for this job; else a cluster, which may yet grow."""
 
     cpus: float
     gpus: float
+    here: bool
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def connected() -> Iterator[Cluster]:
     importing.join()
     try:
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Cluster(found.get("CPU", 1.0), found.get("GPU", 0.0))
+        yield Cluster(found.get("CPU", 1.0), found.get("GPU", 0.0), here=not joined and "RAY_ADDRESS" not in os.environ)
     finally:
         if not joined:
             ray.shutdown()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from vidproc.errors import UsageError
 from vidproc.pipeline import steps
 from vidproc.pipeline.cluster import Cluster
 from vidproc.pipeline.options import ComputeOptions
@@ -23,7 +24,8 @@ _MIB = 1 << 20
 _LIGHT_CPUS = 0.05
 """Booked by steps that wait more than they work, so that on two cores decoding still gets both."""
 _DECODE_CPUS = 0.9
-_ROWS_PER_PART = 192
+_SEGMENTS_PER_PART = 16
+"""Segments that `write` waits for: few, so that a run which is often preempted makes progress, but not one file each."""
 
 
 def _configure_data() -> None:
@@ -50,8 +52,10 @@ def _decode(batch: pa.Table, *, settings: Settings) -> Iterator[pa.Table]:
 def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeOptions, cluster: Cluster) -> Any:
     """The dataset of `ANNOTATED` rows of a plan."""
     _configure_data()
-    on_gpu = cluster.gpus >= 1 and options.device != "cpu"
-    actors = options.actors or (int(cluster.gpus) if on_gpu else max(1, int(cluster.cpus) // 8))
+    on_gpu = options.device == "cuda" or (options.device is None and cluster.gpus >= 1)
+    if on_gpu and cluster.gpus < 1 and cluster.here:
+        raise UsageError("--device cuda: this machine has no CUDA device; leave the flag out to run on the CPU")
+    actors = options.actors or max(1, int(cluster.gpus) if on_gpu else int(cluster.cpus) // 8)
     threads = None if on_gpu else max(1, min(8, int(cluster.cpus) // actors))
     few = planned / (8 * cluster.cpus)  # rows a task, so that every core gets several tasks
     chunks = [pa.table({name: [value] for name, value in chunk.items()}) for chunk in _chunks(plan_url, few)]
@@ -68,7 +72,7 @@ def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeO
             batch_format="pyarrow",
             batch_size=options.batch_segments or (16 if on_gpu else 4),
             compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=_LIGHT_CPUS if cluster.cpus < 8 else 1,
+            num_cpus=_LIGHT_CPUS if cluster.cpus < 8 else min(1.0, cluster.cpus / (4 * actors)),
             num_gpus=1 if on_gpu else 0,
         )
     )
@@ -97,8 +101,9 @@ def written(
 ) -> Generator[dict[str, Any], None, None]:
     """Run the steps; yields what each `write` returns: `parts` and `told`, as JSON texts."""
     write = functools.partial(steps.write, settings=settings)
+    rows = _SEGMENTS_PER_PART * len(settings.annotators)
     dataset = annotated(plan_url, planned, settings, options, cluster).map_batches(
-        write, batch_format="pyarrow", batch_size=_ROWS_PER_PART, num_cpus=_LIGHT_CPUS
+        write, batch_format="pyarrow", batch_size=rows, num_cpus=_LIGHT_CPUS
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()

@@ -17,7 +17,7 @@ from vidproc import __version__
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
 from vidproc.command import log
-from vidproc.errors import BudgetExceeded, LeaseLost, UsageError
+from vidproc.errors import BudgetExceeded, LeaseLost, UsageError, VidprocError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline.cluster import connected
 from vidproc.pipeline.options import LabelConfig
@@ -50,7 +50,6 @@ def run(config: LabelConfig) -> int:
         for killed in recover_runs(commits):
             log("recovered", run=killed)
             _clear_scratch(config.tables, killed)
-        derive(commits, annotators)
         date = config.date or datetime.now().date()
         start = RunStart(
             run_id=run_id,
@@ -61,9 +60,10 @@ def run(config: LabelConfig) -> int:
         )
         start_run(config.tables, start)
         try:
+            derived = derive(commits, annotators)  # what an earlier run decoded
             with _scratch(config.tables, run_id) as scratch:
                 summary = _plan(config, settings, scratch)
-                start = replace(start, listed=summary.listed, planned=summary.planned)
+                start = replace(start, listed=summary.listed, planned=summary.planned + derived)
                 start_run(config.tables, start)
                 ended_early = _label(config, settings, commits, summary, scratch, stop=stop)
             derive(commits, annotators)
@@ -79,7 +79,7 @@ def run(config: LabelConfig) -> int:
         except Exception as error:
             _write_failed(commits, start, error)
             raise
-        if not code and row["quarantined"] > config.failure_budget * row["planned"]:
+        if not code and row["quarantined"] + row["missing"] > config.failure_budget * row["planned"]:
             status, code = "budget_exceeded", BudgetExceeded.exit_code
             write_run(commits, start, status=status, exit_code=code)
         _report(row, status, code)
@@ -176,14 +176,21 @@ def _label(
             canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
         if not todo:
             return False
-        progress = Progress(todo, n_annotators=len(settings.annotators))
+        progress = Progress(todo)
         pending = _Pending(commits, replacing=config.reprocess is not None)
-        for batch in stop.until(written(f"{scratch}/plan", todo, settings, config, cluster)):
-            told = json.loads(batch["told"])
-            pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
-            progress.add(told)
-            if pending.age_s >= config.commit_every_s:
-                pending.commit()
+        try:
+            for batch in stop.until(written(f"{scratch}/plan", todo, settings, config, cluster)):
+                told = json.loads(batch["told"])
+                pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
+                progress.add(told)
+                if pending.age_s >= config.commit_every_s:
+                    pending.commit()
+        except LeaseLost:
+            raise
+        except Exception:
+            with suppress(VidprocError):
+                pending.commit()  # whatever ends the run, what is finished is finished
+            raise
         pending.commit()
         progress.show(now=True)
         return stop.exit_code is not None

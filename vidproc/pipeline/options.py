@@ -1,6 +1,7 @@
 """The options of the label job, in three groups, each beside what it is for."""
 
 import datetime
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -31,6 +32,17 @@ class ArchiveOptions(Options):
         None, description="folder of videos with expected.csv: come out wrong, and nothing is committed"
     )
 
+    @field_validator("archive")
+    @classmethod
+    def _without_secrets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """What an archive's URL holds ends up in the tables."""
+        for url in value:
+            if re.search(r"://[^/@\s]+:[^/@\s]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)=", url):
+                raise ValueError(
+                    "holds a password or a signature, which would be written to the tables: use the environment"
+                )
+        return value
+
     @field_validator("archive", "include", "exclude", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
@@ -49,7 +61,9 @@ class LabelOptions(Options):
     date: datetime.date | None = Field(None, description="the night this run belongs to, YYYY-MM-DD; today by default")
     dry_run: bool = Field(False, description="say what would be done and how many hours of video that is; do nothing")
     reprocess: Literal["failed", "all"] | None = Field(None, description="also redo what failed, or all that is listed")
-    failure_budget: float = Field(0.05, ge=0, le=1, description="share of videos that may be quarantined before exit 3")
+    failure_budget: float = Field(
+        0.05, ge=0, le=1, description="share of videos that may be quarantined or missing before exit 3"
+    )
     stop_at: datetime.time | None = Field(None, description="HH:MM local time: publish what is done then, and exit 0")
 
     @field_validator("annotators", "allow_licences", mode="before")

@@ -16,28 +16,28 @@ _LOG_EVERY_S = 10.0
 class Progress:
     """Counts whole videos, hours of video and failures by reason from what `write` tells."""
 
-    def __init__(self, planned: int, *, n_annotators: int, stream: TextIO | None = None) -> None:
-        self._planned, self._n_annotators = planned, n_annotators
+    def __init__(self, planned: int, *, stream: TextIO | None = None) -> None:
+        self._planned = planned
         self._stream = stream or sys.stderr
         self._started = self._told = time.monotonic()
-        self._open: dict[str, int] = {}
+        self._open: dict[str, tuple[int, set[int]]] = {}  # video → rows still to come, segments seen
         self.videos = 0
         self.video_us = 0
         self.reasons: defaultdict[str, float] = defaultdict(float)
 
     def add(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """Take in ledger rows. A video counts when the rows of all its segments and annotators are there."""
+        """Take in ledger rows. A video counts when all rows that this run owes it are there."""
         for row in told:
-            key = row["video_id"]
-            if key not in self._open:
-                self._open[key] = row["n_segments"] * self._n_annotators
-            self._open[key] -= 1
-            if row["segment"] == 0 and row["status"] in ("quarantined", "missing"):
-                self.reasons[row["reason"]] += 1 / self._n_annotators
-            self.video_us += (row["end_us"] - row["start_us"]) // self._n_annotators
-            if self._open[key] == 0:
-                del self._open[key]
+            left, seen = self._open.pop(row["video_id"], (row["expected"], set()))
+            if row["segment"] not in seen:
+                seen.add(row["segment"])
+                self.video_us += row["end_us"] - row["start_us"]
+            if left > 1:
+                self._open[row["video_id"]] = (left - 1, seen)
+            else:
                 self.videos += 1
+            if row["status"] in ("quarantined", "missing"):
+                self.reasons[row["reason"]] += 1 / row["expected"]
         self.show()
 
     def show(self, *, now: bool = False) -> None:

@@ -20,6 +20,7 @@ SEGMENT = pa.schema(
         ("source", pa.string()),  # JSON of media.sources.Source
         ("facts", pa.string()),  # JSON: identity and what the probe found
         ("work", pa.string()),  # JSON: annotators that this segment is for
+        ("expected", pa.int32()),  # ledger rows that this run owes the video, over all its segments
         ("segment", pa.int32()),
         ("n_segments", pa.int32()),
         ("start_us", pa.int64()),
@@ -54,7 +55,7 @@ def _list_field(table: Table) -> pa.Field:
     return pa.field(table.name, pa.list_(pa.struct(list(body(table)))))
 
 
-ANNOTATED = pa.schema([*LEDGER.schema, *map(_list_field, ANNOTATION_TABLES.values())])
+ANNOTATED = pa.schema([*LEDGER.schema, pa.field("expected", pa.int32()), *map(_list_field, ANNOTATION_TABLES.values())])
 """A ledger row together with the annotation rows that it accounts for: they are written and committed together."""
 
 
@@ -65,7 +66,7 @@ def segment_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def annotated_table(rows: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[str, pa.Table]]) -> pa.Table:
     """Ledger rows, each with its annotation rows by table name."""
-    ledger = pa.Table.from_pylist(list(rows), schema=LEDGER.schema)
+    ledger = pa.Table.from_pylist(list(rows), schema=pa.schema([*LEDGER.schema, ANNOTATED.field("expected")]))
     lists = [_as_lists(table, [given.get(name) for given in tables]) for name, table in ANNOTATION_TABLES.items()]
     return pa.Table.from_arrays([*ledger.columns, *lists], schema=ANNOTATED)
 

@@ -1,9 +1,11 @@
 """The steps of the label job, as plain callables over Arrow batches: probe, decode, annotate, write.
 
-Bad input becomes a row with a status and a reason; only infrastructure faults raise, and Ray retries those.
+Bad input becomes a row with a status and a reason; only faults of the machine, the storage or this code raise. They end
+the run, and the same command goes on where it was.
 """
 
 import json
+import mmap
 import os
 import socket
 import time
@@ -18,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
-from vidproc.errors import Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
+from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
+from vidproc.media.answers import checked_answer, checked_facts, clean_text
 from vidproc.media.decode import layout
 from vidproc.media.guard import Guard
 from vidproc.media.limits import Limits
 from vidproc.media.samples import Samples
 from vidproc.media.sampling import Span, owned_starts, segments
-from vidproc.media.sources import Source, open_source
+from vidproc.media.sources import OpenSource, Source, open_source
 from vidproc.pipeline.rows import (
     ANNOTATION_TABLES,
     annotated_table,
@@ -80,7 +83,7 @@ def _source(row: Mapping[str, Any]) -> Source:
 
 def _failure(error: InputError) -> dict[str, Any]:
     status = "missing" if isinstance(error, Missing) else "quarantined"
-    return {"status": status, "reason": error.reason, "detail": str(error)[:1000]}
+    return {"status": status, "reason": error.reason, "detail": clean_text(str(error), most=1000)}
 
 
 # ---- probe: a planned video → its segments
@@ -102,46 +105,52 @@ def _read_chunk(*, path: str, row_group: int, first: int, rows: int) -> pa.Table
         return pq.ParquetFile(file).read_row_group(row_group).slice(first, rows)
 
 
-def _probe_video(video: Mapping[str, Any], settings: Settings) -> Iterator[dict[str, Any]]:
+def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str, Any]]:
+    """One video's segments, each for the annotators that have not seen it; all failed if the video does not open."""
     source = Source(**{name: video[name] for name in ("uri", "member", "offset", "bytes", "etag")})
-    work = {item["annotator"]: set(item["done"] or ()) for item in video["work"]}
-    identity: dict[str, Any] = {name: video[name] for name in ("uri", "member", "etag", "bytes")}
     sidecar = json.loads(video["metadata"]) if video["metadata"] else {}
-    base = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "attempts": 1, "infer_s": 0.0}
-    whole = {**base, "work": json.dumps(list(work)), "segment": 0, "n_segments": 1, "start_us": 0, "end_us": 0}
-    whole |= {"facts": json.dumps(identity | {"metadata": sidecar}), "decode_s": 0.0, "coverage": 0.0}
-    if video["reason"]:  # the listing already knows that it cannot be read
-        yield {**whole, "status": "quarantined", "reason": video["reason"], "detail": video["detail"]}
-        return
+    facts: dict[str, Any] = {name: video[name] for name in ("uri", "member", "etag", "bytes")} | {"metadata": sidecar}
+    failed: dict[str, Any] = {}
     started = time.perf_counter()
     try:
-        answer, attempts = _retried(lambda: _run_probe(source, settings))
+        if video["reason"]:  # the listing already knows that it cannot be read
+            raise INPUT_ERRORS[video["reason"]](video["detail"])
+        found = _retried(lambda: _run_probe(source, settings))
+        facts |= {**found, "metadata": {**found["metadata"], **sidecar}}
+        spans = list(segments(Span(facts["start_us"], facts["end_us"])))
     except InputError as error:
-        yield {**whole, **_failure(error), "attempts": 2 if _passing(error) else 1}
-        return
-    facts = {**identity, **answer, "metadata": {**answer["metadata"], **sidecar}}
-    facts.pop("bytes_read", None)
-    base |= {"facts": json.dumps(facts), "attempts": attempts, "decode_s": time.perf_counter() - started}
-    spans = list(segments(Span(facts["start_us"], facts["end_us"])))
+        # As many as an earlier run knew of: its segments keep their rows, and only what is left has failed.
+        known = max((item["n_segments"] or 1 for item in video["work"]), default=1)
+        spans = [Span(0, 0)] * known
+        failed = {**_failure(error), "coverage": 0.0}
+    common = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "facts": json.dumps(facts)}
+    common |= {"n_segments": len(spans), "attempts": 1, "infer_s": 0.0, **failed}
+    rows = []
     for number, span in enumerate(spans):
-        todo = [annotator for annotator, done in work.items() if number not in done]
-        if todo:
-            yield {
-                **base,
-                "work": json.dumps(todo),
-                "segment": number,
-                "n_segments": len(spans),
-                "start_us": span.start_us,
-                "end_us": span.end_us,
-            }
-        base["decode_s"] = 0.0  # the probe's time is told once
+        work = [item["annotator"] for item in video["work"] if number not in (item["done"] or ())]
+        place = {"segment": number, "start_us": span.start_us, "end_us": span.end_us, "decode_s": 0.0}
+        if work:
+            rows.append({**common, **place, "work": json.dumps(work)})
+    if rows:
+        rows[0]["decode_s"] = time.perf_counter() - started  # the probe's time is told once
+    expected = sum(len(work_of(row)) for row in rows)
+    return [{**row, "expected": expected} for row in rows]
 
 
 def _run_probe(source: Source, settings: Settings) -> dict[str, Any]:
     with open_source(source) as opened:
-        answer, _ = _guard(settings.limits).run("probe", {}, opened)
+        answer, _ = _guarded("probe", {}, opened, settings)
+    return checked_facts(answer)
+
+
+def _guarded(
+    task: str, request: dict[str, Any], opened: OpenSource, settings: Settings, *, output_bytes: int = 0
+) -> tuple[dict[str, Any], mmap.mmap | None]:
+    """Run a task on an open source. Raises `Changed` before all else: a replaced file may look like a broken one."""
+    try:
+        return _guard(settings.limits).run(task, request, opened, output_bytes=output_bytes)
+    finally:
         opened.verify()
-    return answer
 
 
 def _passing(error: InputError) -> bool:
@@ -149,14 +158,14 @@ def _passing(error: InputError) -> bool:
     return isinstance(error, KilledWorker | TimedOut)
 
 
-def _retried(attempt: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
-    """Run an attempt, once more if the decoder was killed or too slow. Returns its answer and the attempts it took."""
+def _retried(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run an attempt, once more if the decoder was killed or too slow."""
     try:
-        return attempt(), 1
+        return attempt()
     except InputError as error:
         if not _passing(error):
             raise
-        return attempt(), 2
+        return attempt()
 
 
 # ---- decode: a segment → its pixels
@@ -208,15 +217,15 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
     }
     started = time.perf_counter()
     with open_source(_source(segment)) as opened:
-        answer, output = _guard(settings.limits).run("decode", request, opened, output_bytes=size)
-        opened.verify()
+        answer, output = _guarded("decode", request, opened, settings, output_bytes=size)
+    frame_us, coverage = checked_answer(answer, views, [shape for _, shape in places])
     memory = pa.py_buffer(output) if output is not None else pa.py_buffer(b"")
     pixels = {}
-    for view, (offset, shape), frame_us in zip(views, places, answer["frame_us"], strict=True):
+    for view, (offset, shape), times in zip(views, places, frame_us, strict=True):
         length = int(np.prod(shape, dtype=np.int64)) * (2 if isinstance(view, Audio) else 1)
-        pixels[view] = (memory.slice(offset, length), np.asarray(frame_us, np.int64).tobytes())
+        pixels[view] = (memory.slice(offset, length), times.tobytes())
     spent = segment["decode_s"] or 0.0
-    segment |= {"coverage": answer["coverage"], "decode_s": spent + time.perf_counter() - started}
+    segment |= {"coverage": coverage, "decode_s": spent + time.perf_counter() - started}
     return _with_pixels(segment, pixels, settings)
 
 
@@ -294,6 +303,7 @@ class Annotate:
                 status, reason = ("partial", Damaged.reason) if partial else ("labelled", None)
         return {
             **{key: row[key] for key in kept},
+            "expected": row["expected"],
             "annotator": name,
             "model_id": annotator.model_id,
             "run_id": self._settings.run_id,
@@ -364,7 +374,7 @@ def write(batch: pa.Table, *, settings: Settings) -> pa.Table:
         if rows.num_rows:
             parts.append(asdict(write_part(settings.tables_url, table, rows)))
     parts.append(asdict(write_part(settings.tables_url, LEDGER, ledger)))
-    told = ledger.select(
-        ["video_id", "model_id", "segment", "n_segments", "start_us", "end_us", "status", "reason", "annotator"]
+    told = batch.select(
+        ["video_id", "annotator", "model_id", "segment", "start_us", "end_us", "status", "reason", "expected"]
     )
     return pa.table({"parts": [json.dumps(parts)], "told": [json.dumps(told.to_pylist())]})

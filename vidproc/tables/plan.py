@@ -19,6 +19,7 @@ _UNIT = pa.struct(
         pa.field("annotator", pa.string()),
         pa.field("model_id", pa.string()),
         pa.field("done", pa.list_(pa.int32())),  # segments that the ledger holds already
+        pa.field("n_segments", pa.int32()),  # of how many; null if it holds none
     ]
 )
 PLAN = pa.schema([*LISTING, pa.field("work", pa.list_(_UNIT))])
@@ -100,6 +101,8 @@ _AGAIN = {
 
 def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
     """Temporary tables of ids first: nothing wide is joined or held."""
+    # What is reprocessed replaces all that the ledger holds of a unit, also of one that was only begun.
+    done = "coalesce(done, [])" if reprocess is None else "[]"
     return [
         # Some videos are listed twice (overlapping archive URLs): the first place stands for all.
         """CREATE TEMP TABLE listed AS
@@ -109,13 +112,13 @@ def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
         FROM ledger SEMI JOIN wanted USING (annotator, model_id) WHERE segment = {WHOLE_VIDEO} GROUP BY ALL""",
         """CREATE TEMP TABLE begun AS
         SELECT video_id, annotator, model_id, list(DISTINCT segment ORDER BY segment) AS done,
-               len(done) >= max(n_segments) AS complete
+               max(n_segments) AS total, len(done) >= total AS complete
         FROM ledger SEMI JOIN wanted USING (annotator, model_id)
              ANTI JOIN finished USING (video_id, annotator, model_id)
         WHERE segment >= 0 GROUP BY video_id, annotator, model_id""",
         f"""CREATE TEMP TABLE todo AS
         SELECT video_id, list_sort(list(
-               {{'annotator': annotator, 'model_id': model_id, 'done': coalesce(done, [])}})) AS work
+               {{'annotator': annotator, 'model_id': model_id, 'done': {done}, 'n_segments': total}})) AS work
         FROM listed CROSS JOIN wanted
              LEFT JOIN finished USING (video_id, annotator, model_id)
              LEFT JOIN begun USING (video_id, annotator, model_id)
