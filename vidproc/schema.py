@@ -10,6 +10,12 @@ import pyarrow as pa
 STATUSES = ("labelled", "partial", "empty", "quarantined", "missing")
 """What can become of a video or a segment. `deferred` exists in `runs` only: planned, not reached."""
 
+COMMON = ("video_id", "annotator", "model_id", "run_id")
+"""Columns that every annotation row carries."""
+
+WHOLE_COVERAGE = 0.98
+"""A segment or video of which less could be decoded is `partial`: containers round, and a last frame may be cut."""
+
 WHOLE_VIDEO = -1
 """`ledger.segment` of the row that says a whole video was derived for one annotator."""
 
@@ -36,6 +42,11 @@ class Table:
     schema: pa.Schema
     key: tuple[str, ...]
     time: str | None = None
+
+    @property
+    def body(self) -> pa.Schema:
+        """The columns less `COMMON`: what an annotator says of one segment."""
+        return pa.schema([field for field in self.schema if field.name not in COMMON])
 
 
 VIDEOS = Table(

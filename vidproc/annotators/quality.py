@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vidproc.annotators.base import Annotation, Network
-from vidproc.annotators.rows import model_id, no_rows, row_schema, rows_of
+from vidproc.annotators.rows import model_id, no_rows, rows_of
 from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
 from vidproc.schema import QUALITY
@@ -92,7 +92,7 @@ class QualityNetwork:
         origin = int(present[0].start_us[0])
         end = max(int(samples.end_us[-1]) for samples in present)
         starts = np.arange(origin, max(end, origin + 1), STRETCH_US)
-        columns: dict[str, Any] = dict.fromkeys(row_schema(QUALITY).names, pa.nulls(len(starts)))
+        columns: dict[str, Any] = dict.fromkeys(QUALITY.body.names, pa.nulls(len(starts)))
         columns |= {"start_us": starts, "end_us": np.minimum(starts + STRETCH_US, max(end, origin + 1))}
         if frames is not None:
             measures = frame_measures(frames.data[..., 0], device=self.device)

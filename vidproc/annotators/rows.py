@@ -9,21 +9,14 @@ import pyarrow as pa
 
 from vidproc.schema import Table
 
-COMMON = ("video_id", "annotator", "model_id", "run_id")
-
-
-def row_schema(table: Table) -> pa.Schema:
-    """The table's schema less the common columns."""
-    return pa.schema([column for column in table.schema if column.name not in COMMON])
-
 
 def rows_of(table: Table, columns: Mapping[str, Any]) -> pa.Table:
     """Rows from columns of equal length, in exactly the table's types. Raises on a missing or unknown column."""
-    return pa.table(dict(columns), schema=row_schema(table))
+    return pa.table(dict(columns), schema=table.body)
 
 
 def no_rows(table: Table) -> pa.Table:
-    return row_schema(table).empty_table()
+    return table.body.empty_table()
 
 
 def repeated(value: str, length: int) -> pa.Array:

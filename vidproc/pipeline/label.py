@@ -23,17 +23,13 @@ from vidproc.pipeline.cluster import connected
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
 from vidproc.pipeline.progress import Progress
-from vidproc.pipeline.rows import ANNOTATION_TABLES
 from vidproc.pipeline.steps import Settings
 from vidproc.pipeline.stopping import TERMINATED, Stop, Stopped
-from vidproc.schema import LEDGER
-from vidproc.tables.commit import Commits
+from vidproc.tables.commit import UNIT, Commits, replace_units
 from vidproc.tables.derive import derive
 from vidproc.tables.parts import Part
 from vidproc.tables.plan import PlanSummary, make_plan
 from vidproc.tables.runs import RunStart, recover_runs, start_run, write_run
-
-_UNIT = ("video_id", "annotator", "model_id")
 
 
 def run(config: LabelConfig) -> int:
@@ -183,7 +179,7 @@ def _label(
                 told = json.loads(batch["told"])
                 pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
                 progress.add(told)
-                if pending.age_s >= config.commit_every_s:
+                if pending.age_s >= config.commit_every_s or commits.lost:  # if lost, this commit ends the run
                     pending.commit()
         except LeaseLost:
             raise
@@ -225,8 +221,8 @@ class _Pending:
         fresh = [(*unit, model) for unit, model in self.units.items() if unit not in self.replaced]
         if not fresh:
             return {}
-        keys = pa.table({name: pa.array(column) for name, column in zip(_UNIT, zip(*fresh, strict=True), strict=True)})
-        return dict.fromkeys([*ANNOTATION_TABLES, LEDGER.name], keys)
+        columns = zip(UNIT, zip(*fresh, strict=True), strict=True)
+        return replace_units(pa.table({name: pa.array(column) for name, column in columns}))
 
 
 def _report(row: Mapping[str, Any], status: str, code: int) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidproc.schema import LABELS, LEDGER, QUALITY, Table
-
-COMMON = ("video_id", "annotator", "model_id", "run_id")
+from vidproc.schema import COMMON, LABELS, LEDGER, QUALITY, Table
 
 ANNOTATION_TABLES: dict[str, Table] = {table.name: table for table in (LABELS, QUALITY)}
 """Tables that annotators fill. The ledger's row of a segment carries its rows of each as a list column."""
@@ -36,11 +34,6 @@ SEGMENT = pa.schema(
 )
 
 
-def body(table: Table) -> pa.Schema:
-    """A table's columns less the ones that every annotation row has in common."""
-    return pa.schema([field for field in table.schema if field.name not in COMMON])
-
-
 def pixel_columns(n_views: int) -> list[pa.Field]:
     """Of each view its data (raw bytes; null where it was not asked for) and the times of its frames (int64 bytes)."""
     return [pa.field(f"view{i}{kind}", pa.large_binary()) for i in range(n_views) for kind in ("", "_us")]
@@ -52,7 +45,7 @@ def decoded_schema(n_views: int) -> pa.Schema:
 
 
 def _list_field(table: Table) -> pa.Field:
-    return pa.field(table.name, pa.list_(pa.struct(list(body(table)))))
+    return pa.field(table.name, pa.list_(pa.struct(list(table.body))))
 
 
 ANNOTATED = pa.schema([*LEDGER.schema, pa.field("expected", pa.int32()), *map(_list_field, ANNOTATION_TABLES.values())])
@@ -72,7 +65,7 @@ def annotated_table(rows: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[
 
 
 def _as_lists(table: Table, groups: Sequence[pa.Table | None]) -> pa.Array:
-    schema = body(table)
+    schema = table.body
     offsets = [0]
     for group in groups:
         offsets.append(offsets[-1] + (group.num_rows if group is not None else 0))

@@ -37,12 +37,9 @@ from vidproc.pipeline.rows import (
     segment_table,
     work_of,
 )
-from vidproc.schema import LEDGER
+from vidproc.schema import LEDGER, WHOLE_COVERAGE
 from vidproc.tables.parts import write_part
 from vidproc.views import Audio, View, view_to_json
-
-WHOLE = 0.98
-"""A segment of which less than this could be decoded is `partial`."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +296,7 @@ class Annotate:
             if annotation is None:
                 status, reason = "empty", _why_empty(annotator, samples)
             else:
-                partial = row["coverage"] is not None and row["coverage"] < WHOLE
+                partial = row["coverage"] is not None and row["coverage"] < WHOLE_COVERAGE
                 status, reason = ("partial", Damaged.reason) if partial else ("labelled", None)
         return {
             **{key: row[key] for key in kept},

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vidproc.errors import Damaged, TablesDamaged
-
-WHOLE_COVERAGE = 0.98
-"""Below this share of the declared time a video is `partial`: containers round, and the last frame may be cut."""
+from vidproc.schema import WHOLE_COVERAGE
 
 Row = dict[str, Any]
 
