@@ -25,7 +25,7 @@ _LIGHT_CPUS = 0.05
 """Booked by steps that wait more than they work, so that on two cores decoding still gets both."""
 _DECODE_CPUS = 0.9
 _SEGMENTS_PER_PART = 16
-"""Segments that `write` waits for: few, so that a run which is often preempted makes progress, but not one file each."""
+"""Segments that `write` waits for: few, so that a run which is often preempted makes progress."""
 
 
 def _configure_data() -> None:
@@ -80,7 +80,7 @@ def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeO
 
 def _chunks(plan_url: str, rows_per_chunk: float) -> Iterator[dict[str, Any]]:
     """Pieces of the plan's files, as references: Ray's own Parquet reader starts dozens of actors for its footers."""
-    length = max(1, min(32, int(rows_per_chunk)))
+    length = max(1, min(16, int(rows_per_chunk)))
     for path in plan_files(plan_url):
         with fsspec.open(path) as file:
             footer = pq.ParquetFile(file).metadata

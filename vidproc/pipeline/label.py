@@ -135,7 +135,13 @@ def _clear_scratch(tables_url: str, run_id: str) -> None:
 
 
 def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
-    listing = list_archive(config.archive, f"{scratch}/listing", include=config.include, exclude=config.exclude)
+    listing = list_archive(
+        config.archive,
+        f"{scratch}/listing",
+        include=config.include,
+        exclude=config.exclude,
+        progress=lambda rows: log("listing", videos=rows),
+    )
     log(
         "listed",
         videos=listing.listed,
