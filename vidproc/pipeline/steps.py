@@ -119,7 +119,7 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
         # As many as an earlier run knew of: its segments keep their rows, and only what is left has failed.
         known = max((item["n_segments"] or 1 for item in video["work"]), default=1)
         spans = [Span(0, 0)] * known
-        failed = {**_failure(error), "coverage": 0.0}
+        failed = {**_failure(error), "coverage": 0.0, "attempts": 2 if _passing(error) else 1}
     common = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "facts": json.dumps(facts)}
     common |= {"n_segments": len(spans), "attempts": 1, "infer_s": 0.0, **failed}
     rows = []
