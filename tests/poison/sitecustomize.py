@@ -5,9 +5,11 @@ production code needs no hook: `probe.run` and `decode.run` are replaced as they
 """
 
 import ctypes
+import fcntl
 import importlib.abc
 import importlib.machinery
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 _MARK = b"POISON:"
+_MINE: list[int] = []
 _PATCHED = {"vidproc.media.probe": "probe", "vidproc.media.decode": "decode"}
 
 
@@ -38,8 +41,17 @@ def _spin() -> None:
         pass
 
 
-def _kill_parent() -> None:
-    os.kill(os.getppid(), 9)
+def _mine() -> int:
+    """A descriptor that kills this process, the sandbox, when a child writes to it: a child may send no signals."""
+    watched, mine = os.pipe()
+    fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(watched, fcntl.F_SETFL, os.O_ASYNC)
+    return mine
+
+
+def _kill_sandbox() -> None:
+    os.write(_MINE[0], b"!")
     time.sleep(3600)
 
 
@@ -66,7 +78,7 @@ _FAULTS: dict[str, Callable[[int], None]] = {
     "memory": lambda _: _hoard(),
     "kill": lambda _: os.kill(os.getpid(), 9),
     "exit": lambda _: os._exit(0),
-    "kill_sandbox": lambda _: _kill_parent(),
+    "kill_sandbox": lambda _: _kill_sandbox(),
     "error": lambda _: _raise(RuntimeError("planted")),
     "garbage": lambda fd: _say(fd, b"\xff" * 64, 64),
     "no_answer": lambda fd: _say(fd, b"[1, 2]".ljust(64), 64),
@@ -89,6 +101,7 @@ def _patch(module: ModuleType, task: str) -> None:
         return run(file, request, output)
 
     module.run = poisoned_run
+    _MINE.append(_mine())
 
 
 class _Loader(importlib.abc.Loader):

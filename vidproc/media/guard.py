@@ -4,6 +4,7 @@ The guard holds the storage connection and its credentials; the child sees a nam
 come back through shared memory that the guard sizes beforehand, so what a header claims allocates nothing here.
 """
 
+import fcntl
 import json
 import mmap
 import os
@@ -57,7 +58,7 @@ class Guard:
         """Run `task` ("probe" or "decode") on `source` in a fresh child; return its answer and the filled output.
 
         Raises what the child found (`NotMedia`, `Damaged`, …), `TimedOut`, `TooLarge`, `KilledWorker`, and what reading
-        the source raises (`Missing`, `Changed`, `Unreadable`).
+        the source raises (`Missing`, `Changed`, `Unreadable`). RuntimeError if this machine can start no process.
         """
         if output_bytes > self.limits.output_bytes:
             raise TooLarge(
@@ -65,9 +66,10 @@ class Guard:
                 "sample fewer or smaller frames"
             )
         ours, theirs = socket.socketpair()
-        memory = os.memfd_create("vidproc")
+        memory = os.memfd_create("vidproc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(memory, max(output_bytes, 1))
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             local = source.local
             message = {
                 **request,
@@ -145,7 +147,7 @@ class Guard:
             raise TimedOut(
                 f"took longer than {self.limits.seconds:g} s: raise the time limit if the video is worth it"
             ) from None
-        except (WireError, ValueError) as error:
+        except (WireError, ValueError, RecursionError) as error:  # the last for [[[[…
             self._end(kill=True)
             raise KilledWorker(f"the decoder's answers make no sense, so it was ended: {error}") from None
         except EOFError:
@@ -179,6 +181,11 @@ class Guard:
         ended = self._end(kill=False)
         if ended is None:
             return KilledWorker("the decoding process was killed together with its parent, most likely for memory")
+        if "cannot_fork" in ended:  # this is no input's fault: nothing may be quarantined for it
+            raise RuntimeError(
+                f"this machine cannot fork another process ({ended['cannot_fork']}): "
+                "free memory, or raise its limit of processes (`ulimit -u`, pids.max of the container)"
+            )
         status = int(ended["status"])
         if status == -signal.SIGXCPU:
             return TimedOut(f"used more than {self.limits.seconds:g} s of processor time")
@@ -197,7 +204,9 @@ def _bytes_for(question: bytes, source: OpenSource) -> bytes:
 
 
 def _parsed(message: bytes) -> dict[str, Any] | InputError:
-    """A child's answer: facts, or what is wrong with the input. Raises `WireError` or `ValueError` if it is neither."""
+    """A child's answer: facts, or what is wrong with the input. Raises `WireError`, `ValueError` or
+    `RecursionError` if it is neither.
+    """
     answer = json.loads(message)
     match answer:
         case {"ok": dict(facts), "bytes_read": int(bytes_read)}:

@@ -1,17 +1,14 @@
 """The process that decodes: forks one short-lived, limited child per request (`python -m vidproc.media.sandbox FD`).
 
 `guard.Guard` starts it. It is single-threaded and holds PyAV imported, so that a child costs milliseconds. A child has
-no environment to steal, may open no file and no socket (RLIMIT_NOFILE 0), has a memory and a CPU limit, is the kernel's
+no environment to steal, is confined to what decoding needs (`confine`), has a memory and a CPU limit, is the kernel's
 first choice when memory runs out, and dies with this process, which dies with its guard.
 """
 
-import contextlib
-import ctypes
 import gc
 import json
 import mmap
 import os
-import resource
 import select
 import signal
 import socket
@@ -20,10 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from vidproc.errors import InputError, TooLarge
+from vidproc.media.confine import confine
 from vidproc.media.wire import MOST_READ, QUESTION, receive, send
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
 
 READY = b"ready"
 """What the sandbox says first: it has started and takes requests."""
@@ -63,25 +58,6 @@ class InputFile:
 Task = Callable[[InputFile, dict[str, Any], memoryview], dict[str, Any]]
 
 
-def _confine(limits: dict[str, Any], parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent:  # the parent died before the request above took hold
-        os._exit(1)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write("1000")
-    seconds = int(limits["seconds"]) + 5
-    for what, value in (
-        (resource.RLIMIT_DATA, int(limits["memory_bytes"])),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-    ):
-        resource.setrlimit(what, (value, value))
-
-
 def _answer(task: Task, request: dict[str, Any], descriptors: list[int], parent: int) -> None:
     guard = socket.socket(fileno=descriptors[0])
     output = memoryview(b"")
@@ -89,7 +65,7 @@ def _answer(task: Task, request: dict[str, Any], descriptors: list[int], parent:
         output = memoryview(mmap.mmap(descriptors[1], request["output_bytes"]))
     descriptor = descriptors[2] if len(descriptors) > 2 else None
     file = InputFile(request["size"], descriptor=descriptor, offset=request["offset"], guard=guard)
-    _confine(request["limits"], parent)
+    confine(request["limits"], parent)
     try:
         answer = {"ok": task(file, request, output), "bytes_read": file.bytes_read}
     except InputError as error:
@@ -131,16 +107,25 @@ def serve(control: socket.socket, tasks: dict[str, Task]) -> None:
         if message == b"kill":  # came too late: its child had already ended
             continue
         request = json.loads(message)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:  # too many processes or too little memory: no fault of the video's
+            _close(descriptors)
+            control.send(json.dumps({"cannot_fork": str(error)}).encode())
+            continue
         if child == 0:
             control.close()
             try:
                 _answer(tasks[request["task"]], request, descriptors, me)
             finally:
                 os._exit(0)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(descriptors)
         _supervise(child, control)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def main() -> None:
