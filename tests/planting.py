@@ -4,7 +4,7 @@
     path.write_bytes(poisoned(video_bytes, "decode/segfault"))     # at decode alone
 
 The faults are those of `poison/sitecustomize.py`: segfault, sleep, busy, memory, kill, exit, kill_sandbox, error,
-garbage, no_answer, wrong_answer, half_message, huge_message, short_question, vast_question, read_forever.
+garbage, no_answer, brackets, wrong_answer, half_message, huge_message, short_question, vast_question, read_forever.
 """
 
 from pathlib import Path

@@ -63,6 +63,7 @@ def _works(guard: Guard, video: Path) -> None:
         ("error", Damaged, "planted"),
         ("garbage", KilledWorker, "no sense"),
         ("no_answer", KilledWorker, "no sense"),
+        ("brackets", KilledWorker, "no sense"),
         ("wrong_answer", KilledWorker, "no sense"),
         ("half_message", TimedOut, "3 s"),
         ("huge_message", KilledWorker, "no sense"),

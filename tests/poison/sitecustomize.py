@@ -82,6 +82,7 @@ _FAULTS: dict[str, Callable[[int], None]] = {
     "error": lambda _: _raise(RuntimeError("planted")),
     "garbage": lambda fd: _say(fd, b"\xff" * 64, 64),
     "no_answer": lambda fd: _say(fd, b"[1, 2]".ljust(64), 64),
+    "brackets": lambda fd: _say(fd, b"[" * 200_000, 200_000),
     "wrong_answer": lambda fd: _say(fd, b'{"reason": 7}'.ljust(64), 64),
     "half_message": lambda fd: _say(fd, b"{", 64),
     "huge_message": lambda fd: _say(fd, b"{" * 4096, 0x7FFFFF00),
