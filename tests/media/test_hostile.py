@@ -275,7 +275,8 @@ def test_a_child_can_open_neither_file_nor_socket(trap: Trap, tmp_path: Path, mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     with Guard() as guard:
         told = probe(guard, trap.canary)["told"]
-    assert told == ["OSError", "OSError", "OSError", "OSError", "KeyError"]
+    assert set(told[:4]) <= {"OSError", "PermissionError"}, "none to spare, or refused by the filter"
+    assert told[4:] == ["KeyError"]
     assert trap.connections == 0
 
 
