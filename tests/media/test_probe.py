@@ -199,11 +199,12 @@ def test_too_many_streams_are_refused(tmp_path: Path) -> None:
     assert told.value.reason == "too_large"
 
 
-def test_the_sandbox_says_when_it_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sandbox_says_when_it_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(subprocess.Popen):  # type: ignore[type-arg]
         def __init__(self, command: list[str], **details: Any) -> None:
             super().__init__(["/bin/false"], **details)
 
+    video = make_video(tmp_path / "video.mp4", "libx264", [0, 40])
     monkeypatch.setattr(subprocess, "Popen", Failing)
-    with Guard() as guard, pytest.raises(RuntimeError, match="does not start"):
-        guard.run("probe", {}, None)  # type: ignore[arg-type]
+    with Guard() as guard, pytest.raises(RuntimeError, match="did not start 3 times"):
+        probe(guard, video)
