@@ -138,6 +138,7 @@ def test_two_hundred_videos_on_s3(s3: str, tmp_path: Path) -> None:
     shutil.rmtree(folder / "files" / "broken")
     (folder / "files" / "shard-0001.tar").unlink()
     for number in range(4):
+        (folder / f"shard-{number}").mkdir()
         make_archive(folder / f"shard-{number}", plain=0, sharded=25, seconds=2, seed=2 + number)
         shutil.rmtree(folder / f"shard-{number}" / "broken")
     upload(folder, f"{s3}/many/archive")
