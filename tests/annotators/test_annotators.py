@@ -10,10 +10,9 @@ import pytest
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
-from vidproc.annotators.rows import COMMON
 from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
-from vidproc.schema import TABLES
+from vidproc.schema import COMMON, TABLES
 from vidproc.views import Audio, View
 
 WITHOUT_WEIGHTS = {"quality"}
