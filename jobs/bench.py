@@ -112,8 +112,8 @@ def make_weights(path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from vidproc.models.residual import build
-    from vidproc.models.specs import spec_of
+    from vidproc.models.build import build
+    from vidproc.models.zoo import spec_of
 
     torch.manual_seed(0)
     save_file({k: v.contiguous() for k, v in build(spec_of("resnet18"), classes=1000).state_dict().items()}, path)

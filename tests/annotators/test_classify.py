@@ -205,6 +205,7 @@ def test_published_cifar_weights_classify_real_pictures(depth: int, tmp_path: Pa
     sidecar = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "architecture": f"cifar_resnet{depth}",
+        "layout": "akamaster",
         "categories": CIFAR_CLASSES,
         "view": {"kind": "frames", "fps": 1, "picture": {"resize": [32, 32]}},
         "mean": [0.485, 0.456, 0.406],

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 
 from vidproc.errors import WeightsError
-from vidproc.models.load import load_network, load_state
-from vidproc.models.residual import build
-from vidproc.models.specs import spec_of
-from vidproc.models.weights import DEMO, resolve_weights
+from vidproc.models.build import build
+from vidproc.models.load import load_network, load_saved
+from vidproc.models.sidecar import DEMO
+from vidproc.models.weights import resolve_weights
+from vidproc.models.zoo import spec_of
 from vidproc.views import Clips, Frames, Picture
 
 OPTIONS = {"depths": [1], "widths": [4]}
@@ -88,7 +89,9 @@ def test_no_torch_is_imported_to_resolve(tmp_path: Path) -> None:
         ({"licence": "CC-BY-NC-4.0"}, "allow 'CC-BY-NC-4.0' by name"),
         ({"colour": "blue"}, "colour: Unexpected keyword argument"),
         ({"architecture": "vgg16"}, "architecture 'vgg16' is unknown: use one of"),
-        ({"options": {"stem": "cifar"}}, "options \\['stem'\\] are unknown"),
+        ({"options": {"dims": 3}}, "options \\['dims'\\] are unknown"),
+        ({"options": {"stem": {"kind": "video"}}}, "does not fit dims=2"),
+        ({"layout": "keras"}, "layout 'keras' is unknown: use one of"),
         ({"categories": []}, "categories: "),
         ({"view": {"kind": "frames"}}, "frames view: "),
         ({"view": {"kind": "audio"}}, "resnet18 needs a frames view"),
@@ -112,7 +115,7 @@ def test_a_licence_can_be_allowed_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("demo:nothing", "use one of \\['demo:actions', 'demo:objects'\\]"),
+        ("demo:nothing", "use one of \\['demo:actions', 'demo:objects', 'demo:restore'\\]"),
         ("resnet50", "use demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, or a URL"),
         ("/nowhere/net.pt", "net.pt.json does not exist: weights need a checkpoint and its sidecar"),
         ("nonsense://bucket/net.pt", "cannot be read: .*nonsense"),
@@ -130,7 +133,7 @@ def test_a_checkpoint_that_changes_after_it_was_resolved_is_not_loaded(tmp_path:
     weights = resolve_weights(str(path))
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(WeightsError, match="was altered or cut short"):
-        load_state(weights)
+        load_saved(weights)
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     torch.save({"state_dict": Attack()}, path)
     path.with_name(f"{path.name}.json").write_text(json.dumps(sidecar(path.read_bytes())))
     with pytest.raises(WeightsError, match="no plain checkpoint"):
-        load_state(resolve_weights(str(path)))
+        load_saved(resolve_weights(str(path)))
     assert not (tmp_path / "attacked").exists()
 
 
@@ -162,10 +165,10 @@ def test_remote_checkpoints_are_cached_by_their_hash(tmp_path: Path, monkeypatch
     [cached] = (tmp_path / "cache" / "weights").iterdir()
     assert cached.name == f"{weights.sha256}-net.safetensors"
     memory.rm("/weights/net.safetensors")
-    assert load_state(weights).keys()  # from the cache alone
+    assert load_saved(weights).keys()  # from the cache alone
     cached.write_bytes(b"rotten")
     memory.pipe("/weights/net.safetensors", path.read_bytes())
-    assert load_state(weights).keys()  # a damaged cache is fetched anew
+    assert load_saved(weights).keys()  # a damaged cache is fetched anew
     assert cached.read_bytes() == path.read_bytes()
 
 
@@ -192,7 +195,7 @@ def test_a_torchvision_image_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (weights.categories[0], len(weights.categories)) == ("tench", 1000)
     assert load_network(weights).fc.out_features == 1000
     path.write_bytes(b"cut short")
-    for use in (lambda: resolve_weights(name), lambda: load_state(weights)):
+    for use in (lambda: resolve_weights(name), lambda: load_saved(weights)):
         with pytest.raises(WeightsError, match="was altered or cut short"):
             use()
 

@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 from vidproc.errors import WeightsError
 from vidproc.models.fetch import check
-from vidproc.models.specs import SPECS
+from vidproc.models.zoo import ZOO
 from vidproc.views import Clips, Frames, Picture
 
 HOST = "https://download.pytorch.org/"
@@ -19,8 +19,8 @@ def entry_fields(name: str) -> dict[str, Any]:
     from torchvision.models import get_weight
 
     architecture = name.split("_Weights.", maxsplit=1)[0].lower()
-    if architecture not in SPECS:
-        raise WeightsError(f"weights {name}: architecture {architecture!r} is unknown; use one of {sorted(SPECS)}")
+    if architecture not in ZOO:
+        raise WeightsError(f"weights {name}: architecture {architecture!r} is unknown; use one of {sorted(ZOO)}")
     try:
         entry = get_weight(name)
     except (ValueError, KeyError) as error:
@@ -33,7 +33,7 @@ def entry_fields(name: str) -> dict[str, Any]:
         "sha256": hashlib.sha256(data).hexdigest(),
         "architecture": architecture,
         "categories": tuple(meta["categories"]),
-        "view": _view(transforms, clips=SPECS[architecture].dims == 3),
+        "view": _view(transforms, clips=ZOO[architecture].spec.dims == 3),
         "mean": tuple(transforms.mean),
         "std": tuple(transforms.std),
         "licence": "BSD-3-Clause",

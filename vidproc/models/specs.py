@@ -1,100 +1,215 @@
-"""Every residual network as a few numbers: `ResidualSpec` and the published ones by name. Needs no torch."""
+"""Every residual network as a few words and numbers: `ResidualSpec` and its parts. Needs no torch.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+    ResidualSpec(dims=2, block=Block(kind="bottleneck"), depths=(3, 4, 6, 3))             ResNet-50
+    ResidualSpec(dims=3, stem=Stem(kind="video"), depths=(2, 2, 2, 2))                    R3D-18
 
-Conv = Literal["plain", "spatial", "factored"]
-"""The 3-wide convolution of a block: over all dimensions, over space only, or (2+1)D: over space, then time."""
+`zoo.py` has the published ones by name, `dense.py`, `slowfast.py` and `restoration.py` the three that are not a chain.
+"""
 
-Stem = Literal["image", "cifar", "video", "video_factored"]
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Conv = Literal["plain", "spatial", "factored", "factored_each", "p3d", "slow", "depthwise", "separable", "pooled"]
+"""What stands for a block's 3-wide convolution, in each stage:
+
+plain          3 wide in all dimensions
+spatial        1x3x3: over space only (Tran et al. 2018, arXiv:1711.11248: MC2 to MC5)
+factored       (2+1)D: 1x3x3 then 3x1x1, as many parameters as 3x3x3, counted once a block (same paper, section 3.5)
+factored_each  the same, counted for each convolution (the networks trained on IG-65M)
+p3d            1x3x3 and 3x1x1 in series, in parallel, in series with a skip, by turns (P3D: arXiv:1711.10305)
+slow           1x3x3, after a 3x1x1 in place of the first 1x1x1 (Feichtenhofer et al. 2019, arXiv:1812.03982)
+depthwise      3x3x3, each channel by itself: ir-CSN (Tran et al. 2019, arXiv:1904.02811)
+separable      1x1x1 between channels, then depthwise: ip-CSN (same paper)
+pooled         strides as an average pool before the convolution (Kong et al. 2020, arXiv:1912.10211: PANNs)
+"""
+
+StemKind = Literal[
+    "image", "deep", "cifar", "face", "mobile_face", "video", "video_factored", "video_pooled", "video_wide",
+    "slow", "fast", "audio", "speech",
+]  # fmt: skip
+"""The layers before the first stage: `stems.py` has them, one function each."""
+
+_ONE_OR_MORE = Field(ge=1, le=8192)
+_NEEDS_TIME = {"spatial", "factored", "factored_each", "p3d", "slow"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Norm:
+    """`layer` normalises each sample over all channels and positions; `frozen` is batch norm that never adapts."""
+
+    kind: Literal["batch", "sync_batch", "layer", "group", "frozen"] = "batch"
+    eps: float = Field(default=1e-5, gt=0)
+    affine: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Stem:
+    """What comes before the first stage. `width`: channels that it makes; None makes as many as the first stage has."""
+
+    kind: StemKind = "image"
+    width: int | None = Field(default=None, ge=1, le=8192)
+    in_channels: int = Field(default=3, ge=1, le=8192)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Block:
+    """The residual block `y = a(S(x) + F(x))`.
+
+    `kind`: F is two 3-wide convolutions (basic); 1-wide, 3-wide, 1-wide (bottleneck; He et al. 2016,
+    arXiv:1512.03385); or 1-wide to more channels, depthwise, 1-wide (inverted; Sandler et al. 2018, arXiv:1801.04381).
+    `order`: "post" conv-norm-act, with `a` after the sum; "pre" norm-act-conv, with nothing after it (He et al. 2016b,
+    arXiv:1603.05027); "ir" norm-conv-norm-act-conv-norm (Deng et al. 2019, arXiv:1801.07698); "norm_first"
+    norm-conv-act (Tang and Lin 2018, arXiv:1710.10361).
+    `shortcut`: where shapes differ S is "A" every second position and zero channels, "B" a 1-wide convolution, "D" an
+    average pool and a 1-wide convolution (He et al. 2019, arXiv:1812.01187); "C" is B everywhere; "identity" leaves S
+    out where shapes differ; "none" leaves it out everywhere: the plain network, as the control.
+    `cardinality`, `group_width`: groups, and channels per group at width 64 (ResNeXt: 32, 4; wide ResNet: 1, 128).
+    `expansion`: of an inverted block's inside, one for all stages or one for each.
+    `squeeze`: reduction of squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507); 0 leaves it out.
+    `shift`: one in so many channels is moved a frame ahead, one a frame back, inside F (TSM: Lin et al. 2019,
+    arXiv:1811.08383); 0 leaves it out.
+    `dropout`: between the convolutions (Zagoruyko and Komodakis 2016, arXiv:1605.07146).
+    `drop_path`: stochastic depth's rate at the last block, falling to 0 at the first (Huang et al. 2016,
+    arXiv:1603.09382).
+    """
+
+    kind: Literal["basic", "bottleneck", "inverted"] = "basic"
+    order: Literal["post", "pre", "ir", "norm_first"] = "post"
+    shortcut: Literal["A", "B", "C", "D", "identity", "none"] = "B"
+    cardinality: int = Field(default=1, ge=1, le=4096)
+    group_width: int = Field(default=64, ge=1, le=4096)
+    expansion: tuple[int, ...] = (1,)
+    squeeze: int = Field(default=0, ge=0, le=4096)
+    shift: int = Field(default=0, ge=0, le=4096)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Head:
+    """What makes scores of the last stage: `stems.py` has them too.
+
+    "linear" averages all positions; "face" and "mobile_face" make embeddings, of as many numbers as there are
+    classes, from a map of `grid` positions; "audio" takes mean and maximum over time.
+    """
+
+    kind: Literal["linear", "face", "mobile_face", "audio"] = "linear"
+    grid: tuple[int, int] = (7, 7)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ResidualSpec:
     """What distinguishes one residual network from another.
 
-    `dims`: 2 for pictures, 3 for clips.
-    `depths`: blocks per stage; `widths`: channels before a bottleneck's expansion; the stem makes `widths[0]`.
-    `convs`: the convolution of each stage, one for all or one per stage (MC3: plain, then spatial).
-    `cardinality`, `group_width`: groups, and channels per group at width 64 (ResNeXt: 32, 4; wide ResNet: 1, 128).
-    `shortcut`: where shapes differ, "B" projects by a 1-wide convolution; "A" takes every second position and pads
-    with zero channels (He et al. 2016, arXiv:1512.03385, section 3.3).
+    `dims`: 1 for waves, 2 for pictures and spectrograms, 3 for clips.
+    `depths`: blocks of each stage; `widths`: its channels, before a bottleneck's fourfold expansion.
+    `convs`: one for all stages or one for each. `strides`: of each stage; () is 1, then 2.
     """
 
-    dims: Literal[2, 3]
-    stem: Stem
-    block: Literal["basic", "bottleneck"]
-    depths: tuple[int, ...]
+    dims: Literal[1, 2, 3]
+    stem: Stem = Stem()
+    block: Block = Block()
+    depths: tuple[int, ...] = Field(min_length=1)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     convs: tuple[Conv, ...] = ("plain",)
-    cardinality: int = 1
-    group_width: int = 64
-    shortcut: Literal["A", "B"] = "B"
+    strides: tuple[int, ...] = ()
+    norm: Norm = Norm()
+    activation: Literal["relu", "prelu", "silu", "gelu"] = "relu"
+    head: Head = Head()
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.depths) <= len(self.widths):
-            raise ValueError(f"depths {self.depths} need as many widths, got {self.widths}")
-        if len(self.convs) not in (1, len(self.depths)):
-            raise ValueError(f"convs {self.convs} must be one for all stages, or one for each of {len(self.depths)}")
-        numbers = (*self.depths, *self.widths, self.cardinality, self.group_width)
-        if not all(isinstance(number, int) and 0 < number <= 4096 for number in numbers):
-            raise ValueError("depths, widths, cardinality and group_width must be whole numbers in 1..4096")
-        if not set(self.convs) <= set(get_args(Conv)) or (self.dims == 2 and self.convs != ("plain",)):
-            raise ValueError(f"convs {self.convs} must be of {get_args(Conv)}, and 'plain' for pictures")
-        if self.block not in ("basic", "bottleneck") or self.shortcut not in ("A", "B"):
-            raise ValueError(f"block {self.block!r} must be basic or bottleneck, shortcut {self.shortcut!r} A or B")
-        if (self.dims == 3) != self.stem.startswith("video"):
-            raise ValueError(f"stem {self.stem!r} does not fit {self.dims} dimensions")
+        stages = len(self.depths)
+        if stages > len(self.widths) or (self.strides and len(self.strides) < stages):
+            raise ValueError(f"depths {self.depths} need as many widths (and strides), got {self.widths}")
+        for name in ("convs", "expansion"):
+            given = self.convs if name == "convs" else self.block.expansion
+            if len(given) not in (1, stages):
+                raise ValueError(f"{name} {given} must be one for all stages, or one for each of {stages}")
+        numbers = (*self.depths, *self.widths, *self.strides, *self.block.expansion)
+        if not all(0 < number <= 8192 for number in numbers):
+            raise ValueError("depths, widths, strides and expansion must be whole numbers in 1..8192")
+        if self.dims < 3 and (needs := (_NEEDS_TIME & set(self.convs)) or (self.block.shift and {"shift"})):
+            raise ValueError(f"{sorted(needs)} need dims=3, not {self.dims}")
+        if self.block.kind == "basic" and {"depthwise", "separable", "p3d", "slow"} & set(self.convs):
+            raise ValueError("depthwise, separable, p3d and slow convolutions stand in the middle of a bottleneck")
+        if (self.dims == 3) != (self.stem.kind in _CLIP_STEMS):
+            raise ValueError(f"stem {self.stem.kind!r} does not fit dims={self.dims}: clips need one of {_CLIP_STEMS}")
+
+    def conv_of(self, stage: int) -> Conv:
+        return self.convs[stage % len(self.convs)]
+
+    def stride_of(self, stage: int) -> int:
+        return self.strides[stage] if self.strides else min(stage, 1) + 1
+
+    @property
+    def stem_width(self) -> int:
+        return self.stem.width or self.widths[0]
+
+    def out_width(self, stage: int) -> int:
+        """Channels that the stage makes."""
+        return self.widths[stage] * (4 if self.block.kind == "bottleneck" else 1)
 
 
-def _image(
-    block: Literal["basic", "bottleneck"], *depths: int, cardinality: int = 1, group_width: int = 64
-) -> ResidualSpec:
-    return ResidualSpec(
-        dims=2, stem="image", block=block, depths=depths, cardinality=cardinality, group_width=group_width
-    )
+_CLIP_STEMS = ("video", "video_factored", "video_pooled", "video_wide", "slow", "fast")
 
 
-def _video(stem: Stem, *convs: Conv) -> ResidualSpec:
-    return ResidualSpec(dims=3, stem=stem, block="basic", depths=(2, 2, 2, 2), convs=convs)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DenseSpec:
+    """DenseNet: a layer sees all that came before it in its block (Huang et al. 2017, arXiv:1608.06993).
+
+    `growth`: channels that a layer adds; `bottleneck`: its 1-wide convolution makes so many times that; `transition`:
+    share of channels kept between blocks. `dims` 3: for clips (Hara et al. 2018, arXiv:1711.09577).
+    """
+
+    dims: Literal[2, 3] = 2
+    growth: int = Field(default=32, ge=1, le=4096)
+    depths: tuple[int, ...] = Field(min_length=1)
+    stem_width: int = Field(default=64, ge=1, le=4096)
+    bottleneck: int = Field(default=4, ge=1, le=64)
+    transition: float = Field(default=0.5, gt=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def _cifar(depth: int) -> ResidualSpec:
-    n = (depth - 2) // 6
-    return ResidualSpec(dims=2, stem="cifar", block="basic", depths=(n, n, n), widths=(16, 32, 64), shortcut="A")
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SlowFastSpec:
+    """Two pathways: few frames with many channels, and many frames with few; the fast one's features join the slow
+    one's after the stem and each stage but the last (Feichtenhofer et al. 2019, arXiv:1812.03982).
+
+    `alpha`: frames of the fast pathway for each of the slow one; `fusion_kernel`: frames that a lateral convolution
+    spans; `fusion_ratio`: channels that it makes of each of its own.
+    """
+
+    slow: ResidualSpec
+    fast: ResidualSpec
+    alpha: int = Field(default=4, ge=1, le=64)
+    fusion_kernel: int = Field(default=7, ge=1, le=15)
+    fusion_ratio: int = Field(default=2, ge=1, le=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def dims(self) -> Literal[3]:
+        return 3
 
 
-SPECS: dict[str, ResidualSpec] = {
-    "resnet18": _image("basic", 2, 2, 2, 2),
-    "resnet34": _image("basic", 3, 4, 6, 3),
-    "resnet50": _image("bottleneck", 3, 4, 6, 3),
-    "resnet101": _image("bottleneck", 3, 4, 23, 3),
-    "resnet152": _image("bottleneck", 3, 8, 36, 3),
-    "resnext50_32x4d": _image("bottleneck", 3, 4, 6, 3, cardinality=32, group_width=4),
-    "resnext101_32x8d": _image("bottleneck", 3, 4, 23, 3, cardinality=32, group_width=8),
-    "resnext101_64x4d": _image("bottleneck", 3, 4, 23, 3, cardinality=64, group_width=4),
-    "wide_resnet50_2": _image("bottleneck", 3, 4, 6, 3, group_width=128),
-    "wide_resnet101_2": _image("bottleneck", 3, 4, 23, 3, group_width=128),
-    "r3d_18": _video("video", "plain"),
-    "mc3_18": _video("video", "plain", "spatial", "spatial", "spatial"),
-    "r2plus1d_18": _video("video_factored", "factored"),
-    "cifar_resnet20": _cifar(20),
-    "cifar_resnet32": _cifar(32),
-    "cifar_resnet56": _cifar(56),
-}
-"""The names as the field has them → spec. He et al. 2016; Xie et al. 2017 (ResNeXt, arXiv:1611.05431); Zagoruyko and
-Komodakis 2016 (wide, arXiv:1605.07146); Tran et al. 2018 (R3D, MC3, R(2+1)D, arXiv:1711.11248)."""
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class RestorationSpec:
+    """A residual encoder-decoder that takes the noise out of pictures or clips: `restoration.py`.
+
+    `widths`: channels at full size, at half, at a quarter and so on. `depths`: residual blocks of each size, as many on
+    the way down as on the way up; the larger sizes have none by default, because there a block costs most. Clips keep
+    their frames at every size.
+    """
+
+    dims: Literal[2, 3] = 2
+    widths: Annotated[tuple[Annotated[int, _ONE_OR_MORE], ...], Field(min_length=1, max_length=8)] = (16, 32, 48, 64)
+    depths: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = (0, 0, 1, 1)
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"widths {self.widths} and depths {self.depths} must be as many")
 
 
-def spec_of(architecture: str, options: Mapping[str, Any] | None = None) -> ResidualSpec:
-    """The named spec with `options` put in place of its fields. Raises ValueError saying what is allowed."""
-    if architecture not in SPECS:
-        raise ValueError(f"architecture {architecture!r} is unknown: use one of {sorted(SPECS)}")
-    allowed = {field.name for field in fields(ResidualSpec)} - {"dims", "stem"}
-    if unknown := set(options or {}) - allowed:
-        raise ValueError(f"architecture options {sorted(unknown)} are unknown: use some of {sorted(allowed)}")
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()
-    }
-    return replace(SPECS[architecture], **given)
+Spec = ResidualSpec | DenseSpec | SlowFastSpec

@@ -7,26 +7,20 @@ A spec names them in one of three ways:
     s3://bucket/net.safetensors         any fsspec URL (also .pt, .pth, .th), with its sidecar at <url>.json
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from vidproc.errors import WeightsError
-from vidproc.models.fetch import checked_bytes, read_text
-from vidproc.models.specs import ResidualSpec, spec_of
+from vidproc.models.checkpoints import LAYOUTS
+from vidproc.models.sidecar import check_licence, described, shipped_url
+from vidproc.models.specs import DenseSpec, SlowFastSpec, Spec
+from vidproc.models.zoo import spec_of
 from vidproc.views import Audio, Clips, Frames, view_from_json
 
-DEMO = Path(__file__).parent / "demo"
-OPEN_LICENCES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "MIT")
-"""Licences that need no word from the user; any other must be allowed by its name."""
-
 _ENUM_NAME = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
-_ENDINGS = (".safetensors", ".pt", ".pth", ".th")
 
 
 def _view(value: Any) -> Any:
@@ -43,7 +37,8 @@ def _text_first(value: Any) -> Any:
 class Weights:
     """One checkpoint. All but `url` is what the sidecar holds, in JSON under the same names.
 
-    `architecture`, `options`: a name of `models.specs.SPECS` and what to change in it.
+    `architecture`, `options`: a name of `models.zoo.ZOO` and what to change in it.
+    `layout`: whose names the parameters have: one of `models.checkpoints.LAYOUTS`.
     `view`: what to ask the decoder for; `mean`, `std`: per channel, of pixels in 0..1.
     `multi_label`: scores are sigmoids (several labels may hold) instead of a softmax.
     `protocol`: on what data and how the accuracy in it was measured. `sha256`: of the checkpoint's bytes.
@@ -53,6 +48,7 @@ class Weights:
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     architecture: str
     options: dict[str, Any] = Field(default_factory=dict)
+    layout: str = "torchvision"
     categories: Annotated[tuple[str, ...], BeforeValidator(_text_first)] = Field(min_length=1)
     view: Annotated[Frames | Clips | Audio, BeforeValidator(_view)]
     mean: tuple[float, float, float]
@@ -64,18 +60,31 @@ class Weights:
 
     @model_validator(mode="after")
     def _fits(self) -> "Weights":
-        spec = self.spec
-        if not isinstance(self.view, {2: Frames, 3: Clips}[spec.dims]):
-            raise ValueError(f"{self.architecture} needs a {'frames' if spec.dims == 2 else 'clips'} view")
-        if self.view.picture.colour != "rgb":  # type: ignore[union-attr]
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout {self.layout!r} is unknown: use one of {sorted(LAYOUTS)}")
+        kind = view_kind(self.spec)
+        if not isinstance(self.view, kind):
+            raise ValueError(f"{self.architecture} needs a {kind.__name__.lower()} view")
+        if isinstance(self.view, Audio):
+            return self
+        if self.view.picture.colour != "rgb":
             raise ValueError("the view's colour must be rgb")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
 
     @property
-    def spec(self) -> ResidualSpec:
+    def spec(self) -> Spec:
         return spec_of(self.architecture, self.options)
+
+
+def view_kind(spec: Spec) -> type[Frames] | type[Clips] | type[Audio]:
+    """What a network looks at, or listens to."""
+    if isinstance(spec, DenseSpec | SlowFastSpec):
+        return Clips if spec.dims == 3 else Frames
+    if spec.dims == 1 or spec.stem.kind in ("audio", "speech"):
+        return Audio
+    return Clips if spec.dims == 3 else Frames
 
 
 def resolve_weights(spec: str, *, allow_licences: Sequence[str] = ()) -> Weights:
@@ -84,45 +93,13 @@ def resolve_weights(spec: str, *, allow_licences: Sequence[str] = ()) -> Weights
     Raises `WeightsError` when they cannot be had, were altered, do not fit their sidecar, or have a licence
     neither open nor allowed by `allow_licences`.
     """
-    if spec.startswith("demo"):
-        weights = _demo(spec)
-    elif _ENUM_NAME.fullmatch(spec):
+    if _ENUM_NAME.fullmatch(spec):
         from vidproc.models.published import entry_fields
 
         weights = Weights(**entry_fields(spec))
     else:
-        weights = _with_sidecar(spec)
-    if weights.licence not in (*OPEN_LICENCES, *allow_licences):
-        raise WeightsError(
-            f"weights {spec} have licence {weights.licence!r}, and only {', '.join(OPEN_LICENCES)} need no asking: "
-            f"if you may use them, allow {weights.licence!r} by name"
-        )
-    return weights
-
-
-def _demo(spec: str) -> Weights:
-    names = sorted(path.stem for path in DEMO.glob("*.safetensors"))
-    if spec.removeprefix("demo:") not in names:
-        raise WeightsError(f"weights {spec!r} do not exist: use one of {[f'demo:{name}' for name in names]}")
-    return _with_sidecar(str(DEMO / f"{spec.removeprefix('demo:')}.safetensors"))
-
-
-def _with_sidecar(url: str) -> Weights:
-    if not url.endswith(_ENDINGS):
-        raise WeightsError(
-            f"weights {url!r} are no checkpoint: use demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, "
-            f"or a URL ending in {', '.join(_ENDINGS)} with a sidecar beside it"
-        )
-    text = read_text(f"{url}.json")
-    try:
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or "url" in fields:
-            raise ValueError("it must be a JSON object without a url")
-        weights = Weights(url=url, **fields)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
-        raise WeightsError(f"sidecar {url}.json does not describe weights: {problems}") from error
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"sidecar {url}.json does not describe weights: {error}") from error
-    checked_bytes(weights.url, sha256=weights.sha256)
+        url = shipped_url(spec) if spec.startswith("demo") else spec
+        named = "demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2"
+        weights = described(url, Weights, what="weights", or_use=named)
+    check_licence(spec, weights.licence, allowed=allow_licences)
     return weights

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidproc.models.residual import ResidualNetwork, build
-from vidproc.models.specs import spec_of
-from vidproc.models.weights import DEMO, Weights
+from vidproc.models.build import Network, build
+from vidproc.models.sidecar import DEMO
+from vidproc.models.weights import Weights
+from vidproc.models.zoo import spec_of
 from vidproc.train.encoded import encode, first_samples
 from vidproc.train.loop import Batch, Recipe, fit
 from vidproc.train.synthetic import MOTIONS, SHAPES, frames, render, scene
@@ -91,7 +92,7 @@ def make(name: str, out: Path) -> str:
     return f"{name}: held-out accuracy {accuracy:.3f} -> {save(network, task, out, accuracy=accuracy)}"
 
 
-def train(task: Task, *, report: Any, recipe: Recipe | None = None) -> ResidualNetwork:
+def train(task: Task, *, report: Any, recipe: Recipe | None = None) -> Network:
     """A network trained from the fixed seed 0."""
     torch.manual_seed(0)
     network = build(spec_of(task.architecture, task.options), classes=len(task.categories))
@@ -152,7 +153,7 @@ def _damaged(x: Tensor, generator: torch.Generator) -> Tensor:
     return x * amount(0.8, 1.2) + amount(-0.25, 0.25)
 
 
-def held_out_accuracy(network: ResidualNetwork, task: Task, *, scenes: int) -> float:
+def held_out_accuracy(network: Network, task: Task, *, scenes: int) -> float:
     """The share of samples of unseen scenes, encoded as H.264 at 180×240 and decoded, whose best label is right."""
     right, total = 0, 0
     for i in range(scenes):
@@ -170,7 +171,7 @@ def held_out_accuracy(network: ResidualNetwork, task: Task, *, scenes: int) -> f
     return right / total
 
 
-def save(network: ResidualNetwork, task: Task, folder: Path, *, accuracy: float) -> Path:
+def save(network: Network, task: Task, folder: Path, *, accuracy: float) -> Path:
     """Write the checkpoint and its sidecar; returns the checkpoint's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task.name}.safetensors"
