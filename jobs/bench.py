@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def main() -> int:
 
 
 def bench(config: BenchConfig) -> int:
+    for rival in config.rivals:
+        check(rival)
     out = config.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -166,10 +169,16 @@ def ours(archive: str, weights: Path, tables: Path) -> list[str]:
 
 
 def rival_command(rival: str, archive: str, weights: Path, target: Path) -> list[str]:
-    """A rival's command line. Raises `UsageError` for an unknown one."""
+    """A rival's command line."""
+    return [sys.executable, str(ROOT / "tests" / "bench" / "rivals.py"), rival, archive, str(weights), str(target)]
+
+
+def check(rival: str) -> None:
+    """Raises `UsageError` for a rival that there is not, or that lacks what it needs."""
     if rival not in ("loop", "ray", "read_videos"):
         raise UsageError(f"no rival is called {rival!r}: choose from loop, ray, read_videos")
-    return [sys.executable, str(ROOT / "tests" / "bench" / "rivals.py"), rival, archive, str(weights), str(target)]
+    if rival == "read_videos" and find_spec("decord") is None:
+        raise UsageError("read_videos decodes by decord, which is not here: uv pip install --group bench")
 
 
 def timed(command: list[str]) -> float:
