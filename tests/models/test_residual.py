@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.video import resnet as video
 
 from vidproc.models.build import Network, build
-from vidproc.models.specs import Block, ResidualSpec, Stem
+from vidproc.models.specs import Block, Norm, ResidualSpec, Stem
 from vidproc.models.zoo import ZOO, spec_of
 
 SMALL_INPUT = {2: (2, 3, 64, 64), 3: (2, 3, 8, 32, 32)}
@@ -155,8 +155,8 @@ def test_every_part_in_every_dimension_learns_and_resumes(name: str, dims: int) 
 
 
 def test_zero_init_makes_every_block_its_shortcut() -> None:
-    for order in ("post", "pre", "ir"):
-        spec = ResidualSpec(dims=2, block=Block(order=order), depths=(2, 2), widths=(8, 16))
+    for order, norm in (("post", "batch"), ("pre", "batch"), ("ir", "group"), ("post", "frozen")):
+        spec = ResidualSpec(dims=2, block=Block(order=order), depths=(2, 2), widths=(8, 16), norm=Norm(kind=norm))
         network = build(spec, classes=2, zero_init=True).eval()
         x = torch.rand(2, 8, 6, 6)  # not negative, as what comes from an activation
         with torch.inference_mode():

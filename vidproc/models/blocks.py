@@ -81,8 +81,9 @@ class Residual(nn.Module):
         arXiv:1706.02677, section 5.1). A plain block has nothing to begin from, and stays as it is."""
         if self.plain:
             return
-        weighted = [m for name in self.step_names for m in self._modules[name].modules() if hasattr(m, "weight")]  # type: ignore[union-attr]
-        last = [m for m in weighted if m.weight is not None and not isinstance(m, nn.Linear | nn.PReLU)][-1]
+        modules = [module for name in self.step_names for module in self.get_submodule(name).modules()]
+        learning = [m for m in modules if isinstance(getattr(m, "weight", None), Tensor) and m.weight.requires_grad]
+        last = [m for m in learning if not isinstance(m, nn.Linear | nn.PReLU)][-1]
         nn.init.zeros_(last.weight)  # type: ignore[arg-type]
 
 
