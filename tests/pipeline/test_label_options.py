@@ -225,6 +225,9 @@ def test_failures_that_are_no_stop_are_raised() -> None:
         ({"annotators": ("quality",), "weights": {"actions": "demo"}}, "which --annotators does not"),
         ({"annotators": ("objects",)}, "weights"),
         ({"annotators": ("objects",), "weights": {"objects": "no-such-network"}}, "no-such-network"),
+        ({"weights": {"restore": "demo"}}, "frames are not restored: add --restore"),
+        ({"annotators": ("restore",), "restore": True}, "no annotator is called restore"),
+        ({"restore": True, "weights": {"restore": "demo:objects"}}, "does not describe a restorer"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_any_work(
@@ -233,6 +236,30 @@ def test_what_cannot_be_done_is_told_before_any_work(
     with pytest.raises(UsageError, match=message):
         label.run(config(archive[0], tmp_path / "tables", **options))
     assert not (tmp_path / "tables").exists()
+
+
+def test_restoration_is_off_by_default_and_makes_other_models(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"annotators": ("quality", "objects", "actions"), "weights": DEMO}
+    plain = label.chosen_annotators(config(tmp_path, tmp_path, **options))
+    restoring = label.chosen_annotators(config(tmp_path, tmp_path, restore=True, **options))
+    assert {name for name in plain if plain[name].model_id != restoring[name].model_id} == {"objects", "actions"}
+    named = {**options, "weights": {**DEMO, "restore": "demo:restore"}}
+    again = label.chosen_annotators(config(tmp_path, tmp_path, restore=True, **named))
+    assert again == restoring
+
+
+def test_restoring_labels_again_what_was_labelled_without(
+    ray_cluster: None, archive: tuple[Path, list[Truth]], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"annotators": ("quality", "objects"), "weights": {"objects": "demo"}}
+    for restore in (False, True):
+        assert label.run(config(archive[0], tmp_path / "tables", restore=restore, **options)) == 0
+    tables = read(str(tmp_path / "tables"))
+    check(tables)
+    runs = sorted(tables["runs"], key=lambda row: row["started_at"])
+    assert [run["planned"] for run in runs] == [2, 2]
+    models = {(row["annotator"], row["model_id"]) for row in tables["ledger"] if row["segment"] == 0}
+    assert sorted(name for name, _ in models) == ["objects", "objects", "quality"]
 
 
 def test_command_line_ends_with_2_for_usage_errors(tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ from vidproc.annotators.actions import Actions
 from vidproc.annotators.base import Annotator
 from vidproc.annotators.objects import Objects
 from vidproc.annotators.quality import Quality
+from vidproc.models.restorer import Restorer
 
 
 class Factory(Protocol):
     """Makes an annotator from what a job's flags say; `weights` None takes its default.
 
-    Raises `UsageError` or `WeightsError` before any work.
+    `restorer`: takes the noise out of frames for annotators that say what is to be seen; those that measure the signal
+    leave it unused. Raises `UsageError` or `WeightsError` before any work.
     """
 
-    def __call__(self, weights: str | None = None, *, allow_licences: Sequence[str] = ()) -> Annotator: ...
+    def __call__(
+        self, weights: str | None = None, *, allow_licences: Sequence[str] = (), restorer: Restorer | None = None
+    ) -> Annotator: ...
 
 
 ANNOTATORS: dict[str, Factory] = {

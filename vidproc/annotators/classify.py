@@ -12,6 +12,7 @@ from vidproc.annotators.base import Annotation, Network
 from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
 from vidproc.errors import UsageError, WeightsError
 from vidproc.media.samples import Samples
+from vidproc.models.restorer import Restorer
 from vidproc.models.weights import Weights, resolve_weights
 from vidproc.schema import LABELS
 from vidproc.views import Clips, Frames, View, view_to_json
@@ -25,6 +26,7 @@ class Classifier:
 
     `top_k`, `floor`: at most so many labels a sample, each with at least this score.
     `batch`: samples per forward pass; None takes 8 on a CPU, where more only leaves the caches, and 64 on a GPU.
+    `restorer`: takes the noise out of every frame before the network sees it; None leaves frames as they are.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,7 @@ class Classifier:
     top_k: int = 5
     floor: float = 0.05
     batch: int | None = None
+    restorer: Restorer | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or not 0 <= self.floor <= 1 or (self.batch is not None and self.batch < 1):
@@ -50,11 +53,13 @@ class Classifier:
             )
 
     @classmethod
-    def from_spec(cls, weights: str | None = None, *, allow_licences: Sequence[str] = ()) -> Self:
+    def from_spec(
+        cls, weights: str | None = None, *, allow_licences: Sequence[str] = (), restorer: Restorer | None = None
+    ) -> Self:
         """The annotator with the weights of that name; "demo" means this package's own. Raises `WeightsError`."""
         spec = weights or cls.default_weights
         spec = f"demo:{cls.name}" if spec == "demo" else spec
-        return cls(weights=resolve_weights(spec, allow_licences=allow_licences))
+        return cls(weights=resolve_weights(spec, allow_licences=allow_licences), restorer=restorer)
 
     @property
     def view(self) -> Clips | Frames:
@@ -70,12 +75,14 @@ class Classifier:
 
     @property
     def model_id(self) -> str:
+        restored = {} if self.restorer is None else {"restorer": self.restorer.sha256}
         return model_id(
             self.weights.architecture,
             weights=self.weights.sha256,
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.top_k, self.floor, self.weights.multi_label, self.weights.mean, self.weights.std],
+            **restored,
         )
 
     def label_rows(self, mean_scores: Scores) -> pa.Table:
@@ -87,7 +94,8 @@ class Classifier:
         """The network on `device`. Raises `WeightsError`."""
         from vidproc.annotators.forward import load_scoring_network
 
-        return ClassifierNetwork(self, load_scoring_network(self.weights, device=device, batch=self.batch))
+        scoring = load_scoring_network(self.weights, device=device, batch=self.batch, restorer=self.restorer)
+        return ClassifierNetwork(self, scoring)
 
     def rows(self, scores: Scores, samples: Samples) -> pa.Table:
         """Rows of the `labels` table (less the common columns) for scores [samples, labels]."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from vidproc.annotators.upload import as_tensor
 from vidproc.errors import NotFinite
-from vidproc.models.load import load_network
+from vidproc.models.load import load_network, load_restorer
 from vidproc.models.optimise import for_inference
+from vidproc.models.restoration import restore_frames
+from vidproc.models.restorer import Restorer
 from vidproc.models.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -24,10 +26,22 @@ DEFAULT_BATCH = {"cpu": 8, "cuda": 64}
 
 
 class ScoringNetwork:
-    """A network on its device that scores uint8 samples: float32 on a CPU, bfloat16 autocast on CUDA."""
+    """A network on its device that scores uint8 samples: float32 on a CPU, bfloat16 autocast on CUDA.
 
-    def __init__(self, network: nn.Module, weights: Weights, *, device: str, batch: int | None = None) -> None:
+    `restorer`: a network on the same device that takes the noise out of frames before they are scored.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: Weights,
+        *,
+        device: str,
+        batch: int | None = None,
+        restorer: nn.Module | None = None,
+    ) -> None:
         self.network = network
+        self.restorer = restorer
         self.device = torch.device(device)
         self.batch = batch or DEFAULT_BATCH[self.device.type]
         self.multi_label = weights.multi_label
@@ -78,16 +92,26 @@ class ScoringNetwork:
         if count < LEAST <= self.batch:
             pixels = torch.cat([pixels, pixels[-1:].expand(LEAST - count, *pixels.shape[1:])])
         x = pixels.to(self.device, non_blocking=True).to(torch.float32)
-        x.mul_(self.scale).add_(self.shift)
-        x = x.movedim(-1, 1)  # channels first by name only: in memory they stay last, as the convolutions like it
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            if self.restorer is not None:
+                x = restore_frames(self.restorer, x)
+            x.mul_(self.scale).add_(self.shift)
+            x = x.movedim(-1, 1)  # channels first by name only: in memory they stay last, as the convolutions like it
             logits: Tensor = self.network(x)[:count].float()
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
 
 
-def load_scoring_network(weights: Weights, *, device: str, batch: int | None) -> ScoringNetwork:
-    """Raises `WeightsError` when the checkpoint is not what its sidecar says."""
-    return ScoringNetwork(for_inference(load_network(weights), device), weights, device=device, batch=batch)
+def load_scoring_network(
+    weights: Weights, *, device: str, batch: int | None, restorer: Restorer | None = None
+) -> ScoringNetwork:
+    """Raises `WeightsError` when a checkpoint is not what its sidecar says."""
+    return ScoringNetwork(
+        for_inference(load_network(weights), device),
+        weights,
+        device=device,
+        batch=batch,
+        restorer=None if restorer is None else load_restorer(restorer, device),
+    )
 
 
 def _slice(pieces: Sequence[Tensor], start: int, stop: int) -> Tensor:

@@ -17,6 +17,7 @@ from vidproc.annotators.base import Annotation, Network
 from vidproc.annotators.rows import model_id, no_rows, rows_of
 from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
+from vidproc.models.restorer import Restorer
 from vidproc.schema import QUALITY
 from vidproc.views import Audio, Frames, Picture, View, view_to_json
 
@@ -46,7 +47,13 @@ class Quality:
     audio: ClassVar[Audio] = Audio(rate=48_000, channels=2)
 
     @classmethod
-    def from_spec(cls, weights: str | None = None, *, allow_licences: Sequence[str] = ()) -> Self:  # noqa: ARG003
+    def from_spec(
+        cls,
+        weights: str | None = None,
+        *,
+        allow_licences: Sequence[str] = (),  # noqa: ARG003
+        restorer: Restorer | None = None,  # noqa: ARG003  noise is one of the things that are measured here
+    ) -> Self:
         """Raises `UsageError` when weights are named: there are none."""
         if weights is not None:
             raise UsageError(f"quality measures signals and has no weights: leave out quality={weights}")

@@ -19,6 +19,7 @@ from vidproc.annotators.base import Annotator
 from vidproc.command import log
 from vidproc.errors import BudgetExceeded, LeaseLost, UsageError, VidprocError
 from vidproc.media.archive import list_archive
+from vidproc.models.restorer import Restorer, resolve_restorer
 from vidproc.pipeline.cluster import connected
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
@@ -30,6 +31,9 @@ from vidproc.tables.derive import derive
 from vidproc.tables.parts import Part
 from vidproc.tables.plan import PlanSummary, make_plan
 from vidproc.tables.runs import RunStart, recover_runs, start_run, write_run
+
+RESTORE = "restore"
+"""How `--weights` calls the restorer, beside the annotators' names."""
 
 
 def run(config: LabelConfig) -> int:
@@ -94,16 +98,26 @@ def _write_failed(commits: Commits, start: RunStart, error: Exception) -> None:
 
 def chosen_annotators(config: LabelConfig) -> dict[str, Annotator]:
     """The annotators that the options name, their weights resolved and checked. Raises `UsageError`, `WeightsError`."""
-    unknown = sorted({*config.annotators, *config.weights} - set(ANNOTATORS))
+    weighed = set(config.weights) - {RESTORE}
+    unknown = sorted({*config.annotators, *weighed} - set(ANNOTATORS))
     if unknown:
         raise UsageError(f"no annotator is called {', '.join(unknown)}: choose from {', '.join(ANNOTATORS)}")
-    idle = sorted(set(config.weights) - set(config.annotators))
+    idle = sorted(weighed - set(config.annotators))
     if idle:
         raise UsageError(f"--weights names {', '.join(idle)}, which --annotators does not")
+    restorer = _chosen_restorer(config)
     return {
-        name: ANNOTATORS[name](config.weights.get(name), allow_licences=config.allow_licences)
+        name: ANNOTATORS[name](config.weights.get(name), allow_licences=config.allow_licences, restorer=restorer)
         for name in config.annotators
     }
+
+
+def _chosen_restorer(config: LabelConfig) -> Restorer | None:
+    if config.restore:
+        return resolve_restorer(config.weights.get(RESTORE, "demo"), allow_licences=config.allow_licences)
+    if RESTORE in config.weights:
+        raise UsageError(f"--weights names {RESTORE}, but frames are not restored: add --restore, or leave it out")
+    return None
 
 
 @contextmanager

@@ -65,6 +65,9 @@ class LabelOptions(Options):
         0.05, ge=0, le=1, description="share of videos that may be quarantined or missing before exit 3"
     )
     stop_at: datetime.time | None = Field(None, description="HH:MM local time: publish what is done then, and exit 0")
+    restore: bool = Field(
+        False, description="take the noise out of frames before actions and objects see them (weights: restore=URL)"
+    )
 
     @field_validator("annotators", "allow_licences", mode="before")
     @classmethod

@@ -4,13 +4,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs float32 [batch, 3, …] and labels int64 [batch]."""
+"""Inputs float32 [batch, 3, …] and what they should become: labels int64 [batch], or what the loss takes."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, what they should be) → a scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +31,21 @@ def fit(
     batch_at: Callable[[int], Batch],
     recipe: Recipe,
     *,
+    loss_of: Loss | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[float]:
-    """Train in place for `recipe.steps` batches; returns the loss of each. `batch_at` must depend on the step alone."""
+    """Train in place for `recipe.steps` batches; returns the loss of each. `batch_at` must depend on the step alone.
+
+    `loss_of`: None is cross-entropy with the recipe's smoothing.
+    """
+    loss_of = loss_of or partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     optimiser = torch.optim.AdamW(parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, recipe))
     network.train()
     losses, began = [], time.monotonic()
     for step in range(recipe.steps):
-        inputs, labels = batch_at(step)
-        loss = F.cross_entropy(network(inputs), labels, label_smoothing=recipe.label_smoothing)
+        inputs, wanted = batch_at(step)
+        loss = loss_of(network(inputs), wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -44,7 +53,7 @@ def fit(
         losses.append(float(loss.detach()))
         if step % 50 == 49 or step + 1 == recipe.steps:
             recent = sum(losses[-50:]) / len(losses[-50:])
-            report(f"step {step + 1}/{recipe.steps}  loss {recent:.3f}  {time.monotonic() - began:.0f} s")
+            report(f"step {step + 1}/{recipe.steps}  loss {recent:.4g}  {time.monotonic() - began:.0f} s")
     network.eval()
     return losses
 
