@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vidproc.annotators.actions import Actions
 from vidproc.annotators.classify import ClassifierNetwork, top_labels
-from vidproc.annotators.forward import ScoringNetwork
+from vidproc.annotators.forward import ScoringNetwork, load_scoring_network
 from vidproc.annotators.objects import Objects
 from vidproc.errors import NotFinite, UsageError, WeightsError
 from vidproc.media.samples import Samples
@@ -222,3 +222,16 @@ def test_published_cifar_weights_classify_real_pictures(depth: int, tmp_path: Pa
     best = annotation.rows["labels"].filter(pc.field("rank") == 1)["label"].to_pylist()
     assert len(best) == len(truth)
     assert np.mean([found == right for found, right in zip(best, truth, strict=True)]) >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_networks_score_the_same_and_see_one_shape() -> None:
+    """Batches of any size are filled up, so that nothing is compiled twice; scores stay within float noise."""
+    annotator = Objects.from_spec("demo")
+    scorers = [load_scoring_network(annotator.weights, device="cpu", batch=8, compiled=c) for c in (False, True)]
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3), np.uint8)
+    plain, compiled = (scorer.scores([pixels[:3], pixels[3:]]) for scorer in scorers)
+    assert [len(part) for part in compiled] == [3, 8]
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(plain, compiled, strict=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -52,5 +52,5 @@ class Annotator(Protocol):
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:
         """Columns task, label, label_id, score, rank of a whole video's mean scores; None if it has no labels."""
 
-    def load(self, device: str) -> Network:
-        """Put the network on "cuda" or "cpu". Imports torch. Raises `WeightsError`."""
+    def load(self, device: str, *, compiled: bool = False) -> Network:
+        """Put the network on "cuda" or "cpu", through torch.compile if asked. Imports torch. Raises `WeightsError`."""

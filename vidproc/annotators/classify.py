@@ -82,6 +82,7 @@ class Classifier:
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.top_k, self.floor, self.weights.multi_label, self.weights.mean, self.weights.std],
+            options=[self.weights.options, self.weights.layout],
             **restored,
         )
 
@@ -90,11 +91,13 @@ class Classifier:
         columns = top_labels(mean_scores[None], top_k=self.top_k, floor=self.floor)
         return pa.table(self._label_columns(columns))
 
-    def load(self, device: str) -> Network:
+    def load(self, device: str, *, compiled: bool = False) -> Network:
         """The network on `device`. Raises `WeightsError`."""
         from vidproc.annotators.forward import load_scoring_network
 
-        scoring = load_scoring_network(self.weights, device=device, batch=self.batch, restorer=self.restorer)
+        scoring = load_scoring_network(
+            self.weights, device=device, batch=self.batch, restorer=self.restorer, compiled=compiled
+        )
         return ClassifierNetwork(self, scoring)
 
     def rows(self, scores: Scores, samples: Samples) -> pa.Table:

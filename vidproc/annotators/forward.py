@@ -1,6 +1,7 @@
 """The device's side of classification: batches filled across segments, uint8 up, scores down. Imports torch."""
 
 import logging
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ from vidproc.models.weights import Weights
 log = logging.getLogger(__name__)
 
 LEAST = 4
-"""Samples of the smallest forward pass; fewer are padded. From 3 on, oneDNN's scores of a sample do not depend, bit for
+"""Samples of the smallest forward pass, as a rule. From 3 on, oneDNN's scores of a sample do not depend, bit for
 bit, on how many share its batch: so a run that was killed and resumed, with other batches, writes the same numbers."""
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 64}
@@ -29,6 +30,7 @@ class ScoringNetwork:
     """A network on its device that scores uint8 samples: float32 on a CPU, bfloat16 autocast on CUDA.
 
     `restorer`: a network on the same device that takes the noise out of frames before they are scored.
+    `least`: samples of the smallest forward pass; fewer are padded. A compiled network wants all batches alike.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class ScoringNetwork:
         device: str,
         batch: int | None = None,
         restorer: nn.Module | None = None,
+        least: int | None = None,
     ) -> None:
         self.network = network
         self.restorer = restorer
         self.device = torch.device(device)
         self.batch = batch or DEFAULT_BATCH[self.device.type]
+        self.least = min(least or LEAST, self.batch)
         self.multi_label = weights.multi_label
         self.sample_shape = weights.view.sample_shape  # type: ignore[union-attr]
         # (x / 255 - mean) / std as one multiply and one add, for channels last and innermost
@@ -70,9 +74,10 @@ class ScoringNetwork:
                     at += size
                     continue
                 except torch.OutOfMemoryError:
-                    if size == 1:
+                    tried = max(size, self.least)
+                    if tried == 1:
                         raise
-                self._halve(size)  # here: while the error is handled, its traceback holds the activations
+                self._halve(tried)  # here: while the error is handled, its traceback holds the activations
             scores: npt.NDArray[np.float32] = torch.cat(done).cpu().numpy()
         if not np.isfinite(scores).all():
             raise NotFinite(
@@ -83,14 +88,15 @@ class ScoringNetwork:
 
     def _halve(self, size: int) -> None:
         self.batch = size // 2
+        self.least = min(self.least, self.batch)
         log.warning("out of device memory at %d samples: going on with batches of %d", size, self.batch)
         torch.cuda.empty_cache()
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """uint8 [samples, (frames,) height, width, channels] → float32 scores [samples, labels]."""
         count = len(pixels)
-        if count < LEAST <= self.batch:
-            pixels = torch.cat([pixels, pixels[-1:].expand(LEAST - count, *pixels.shape[1:])])
+        if count < self.least:
+            pixels = torch.cat([pixels, pixels[-1:].expand(self.least - count, *pixels.shape[1:])])
         x = pixels.to(self.device, non_blocking=True).to(torch.float32)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.restorer is not None:
@@ -102,12 +108,18 @@ class ScoringNetwork:
 
 
 def load_scoring_network(
-    weights: Weights, *, device: str, batch: int | None, restorer: Restorer | None = None
+    weights: Weights,
+    *,
+    device: str,
+    batch: int | None,
+    restorer: Restorer | None = None,
+    compiled: bool = False,
 ) -> ScoringNetwork:
     """Raises `WeightsError` when a checkpoint is not what its sidecar says."""
     return ScoringNetwork(
-        for_inference(load_network(weights), device),
+        for_inference(load_network(weights), device, compiled=compiled),
         weights,
+        least=sys.maxsize if compiled else LEAST,
         device=device,
         batch=batch,
         restorer=None if restorer is None else load_restorer(restorer, device),

@@ -74,7 +74,7 @@ class Quality:
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:  # noqa: ARG002
         return None
 
-    def load(self, device: str) -> Network:
+    def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  there is nothing to compile
         return QualityNetwork(device)
 
 

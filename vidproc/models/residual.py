@@ -108,7 +108,7 @@ def _contexts(piece: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _recomputing(piece: nn.Module) -> Iterator[None]:
     """Batch norms take part without counting the same batch twice in their running statistics."""
     norms = [module for module in piece.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats]
-    kept = [(module, module.momentum, module.num_batches_tracked.clone()) for module in norms]  # type: ignore[operator, union-attr]
+    kept = [(module, module.momentum, module.num_batches_tracked.clone()) for module in norms]  # type: ignore[union-attr]
     for module in norms:
         module.momentum = 0.0
     try:
@@ -116,4 +116,4 @@ def _recomputing(piece: nn.Module) -> Iterator[None]:
     finally:
         for module, momentum, batches in kept:
             module.momentum = momentum
-            module.num_batches_tracked.copy_(batches)  # type: ignore[operator, union-attr]
+            module.num_batches_tracked.copy_(batches)  # type: ignore[union-attr]

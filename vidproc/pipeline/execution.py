@@ -68,7 +68,11 @@ def annotated(plan_url: str, planned: int, settings: Settings, options: ComputeO
         .map_batches(
             steps.Annotate,
             fn_constructor_args=(settings,),
-            fn_constructor_kwargs={"device": "cuda" if on_gpu else "cpu", "threads": threads},
+            fn_constructor_kwargs={
+                "device": "cuda" if on_gpu else "cpu",
+                "threads": threads,
+                "compiled": options.compile,
+            },
             batch_format="pyarrow",
             batch_size=options.batch_segments or (16 if on_gpu else 4),
             compute=ray.data.ActorPoolStrategy(size=actors),

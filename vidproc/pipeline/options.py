@@ -96,6 +96,10 @@ class ComputeOptions(Options):
     """What it may take."""
 
     device: Literal["cuda", "cpu"] | None = Field(None, description="CUDA if there is one, else CPU")
+    compile: bool = Field(
+        False,
+        description="torch.compile the networks, on a GPU with CUDA graphs: slow to start, for long runs",
+    )
     actors: int | None = Field(None, ge=1, description="processes that hold the networks; one per GPU by default")
     batch_segments: int | None = Field(None, ge=1, description="segments that the networks see at once")
     segment_seconds_limit: float = Field(120.0, gt=0, description="time that decoding one segment may take")

@@ -251,7 +251,9 @@ def _one_binary(data: pa.Buffer | None) -> pa.Array:
 class Annotate:
     """Holds all networks on one device and labels batches of decoded segments: `ANNOTATED` rows."""
 
-    def __init__(self, settings: Settings, *, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, device: str | None = None, threads: int | None = None, compiled: bool = False
+    ) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a spinning thread takes the core that decoding could use
         import torch
 
@@ -260,7 +262,7 @@ class Annotate:
         self._settings = settings
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._networks: dict[str, Network] = {
-            name: annotator.load(self._device) for name, annotator in settings.annotators.items()
+            name: annotator.load(self._device, compiled=compiled) for name, annotator in settings.annotators.items()
         }
         self._worker = f"{socket.gethostname()}/{self._device}"
 
