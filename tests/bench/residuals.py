@@ -36,8 +36,8 @@ from vidproc.train.demo import normalised
 from vidproc.train.loop import Batch, Recipe, pace
 from vidproc.train.synthetic import SHAPES, frames, scene
 
-Kind = Literal["residual", "plain"]
-KINDS: tuple[Kind, ...] = ("residual", "plain")
+Kind = Literal["residual", "residual from zero", "plain"]
+KINDS: tuple[Kind, ...] = ("residual", "residual from zero", "plain")
 PICTURES, BATCH = 200, 50
 KNOWS_NOTHING = math.log(len(SHAPES))
 """The loss of a network that takes all classes for equally likely."""
@@ -50,11 +50,11 @@ def network_of(kind: Kind, depth: int) -> nn.Module:
     spec = ResidualSpec(
         dims=2,
         stem=Stem(kind="cifar"),
-        block=Block(shortcut="A" if kind == "residual" else "none"),
+        block=Block(shortcut="none" if kind == "plain" else "A"),
         depths=(depth // 6,) * 3,
         widths=(8, 16, 32),
     )
-    return build(spec, classes=len(SHAPES), zero_init=kind == "residual")
+    return build(spec, classes=len(SHAPES), zero_init=kind == "residual from zero")
 
 
 def pictures() -> Batch:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vidproc.models.build import Network, build
 from vidproc.models.checkpoints import LAYOUTS, PUBLISHED, our_name, published_for
 from vidproc.models.load import named_state
+from vidproc.models.sidecar import _ENDINGS
 from vidproc.models.spectrogram import HONK, Spectrogram
 from vidproc.models.zoo import ZOO
 
@@ -311,6 +312,8 @@ def test_every_published_checkpoint_names_what_there_is() -> None:
     assert all(one.licence and one.url.startswith("http") for one in PUBLISHED)
     assert set(LAYOUTS) - {one.layout for one in PUBLISHED} == set()
     assert [row["name"] for row in published_for("resnet50")][-1] == "places365 resnet50"
+    files = [one.url for one in PUBLISHED if "." in one.url.rsplit("/", 1)[-1]]
+    assert len(files) >= 10 and all(url.endswith(_ENDINGS) for url in files)
 
 
 # ---- features

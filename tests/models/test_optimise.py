@@ -27,10 +27,11 @@ SMALL = {
     "slowfast_r50": (3, 8, 32, 32),
     "resnet1d_18": (1, 512),
     "cifar_preact_resnet164": (3, 32, 32),
+    "p3d_63": (3, 16, 32, 32),
 }
 NAMES = [
     *("resnet18", "resnext50_32x4d", "se_resnet50", "resnet50d", "cifar_resnet20"),
-    *("r3d_18", "mc3_18", "r2plus1d_18", "p3d_63", "tsm_r50"),
+    *("r3d_18", "mc3_18", "r2plus1d_18", "tsm_r50"),
     *SMALL,
 ]
 

@@ -166,6 +166,17 @@ def test_zero_init_makes_every_block_its_shortcut() -> None:
         assert not torch.allclose(plain.layer1(x), x)
 
 
+def test_zero_init_leaves_gradients_or_says_why_not() -> None:
+    small = {"depths": [1, 1], "widths": [8, 8], "head": {"kind": "linear"}}
+    for name in ("resnet18", "cifar_preact_resnet164", "ir_resnet18"):
+        network = build(spec_of(name, small), classes=2, zero_init=True)
+        network(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        gradients = [value.grad for value in network.layer2.parameters()]
+        assert sum(gradient is not None and float(gradient.abs().sum()) > 0 for gradient in gradients) >= 1, name
+    with pytest.raises(ValueError, match="no gradient would come through"):
+        build(spec_of("res8"), classes=2, zero_init=True)
+
+
 def test_stochastic_depth_falls_linearly_and_keeps_the_mean() -> None:
     spec = ResidualSpec(dims=2, block=Block(drop_path=0.4), depths=(2, 3), widths=(4, 8))
     network = build(spec, classes=2)
@@ -206,7 +217,7 @@ def test_checkpointing_changes_memory_only() -> None:
 
 
 def test_a_network_of_1202_layers_trains_in_little_memory() -> None:
-    """Activations of a step: kept at every 14th block, they take a fraction of what all of them take."""
+    """Activations of a step: kept at every 15th block, they take a fraction of what all of them take."""
     kept = {}
     for checkpointed in (False, True):
         network = build(spec_of("cifar_resnet1202"), classes=10, zero_init=True).train()
@@ -239,6 +250,18 @@ def test_options_make_small_networks() -> None:
         ("resnet18", {"dims": 3}, "options \\['dims'\\] are unknown: use some of"),
         ("resnet18", {"block": {"width": 3}}, "options \\['width'\\] are unknown: use some of"),
         ("resnet18", {"depths": [1, 1, 1, 1, 1]}, "need as many widths"),
+        ("resnet18", {"strides": [1, 2]}, "need as many strides \\(or none\\), got \\(1, 2\\)"),
+        ("resnet18", {"depths": {"a": 1}}, "stand for one value"),
+        ("resnet18", {"head": {"kind": "face"}, "block": {"cardinality": 3}}, "must divide the widths"),
+        ("resnet50", {"block": {"group_width": 1}, "widths": [8, 16, 32, 64]}, "leaves no channels"),
+        ("resnet18", {"block": {"shortcut": "A"}, "widths": [64, 32, 32, 32]}, "must not fall"),
+        ("resnet18", {"convs": ["pooled"]}, "use D"),
+        ("resnet18", {"block": {"shortcut": "none", "drop_path": 0.5}}, "nothing would be left"),
+        ("mobilefacenet", {"convs": ["pooled"]}, "is depthwise already"),
+        ("r3d_18", {"head": {"kind": "audio"}}, "head 'audio' does not fit dims=3"),
+        ("slowfast_r50", {"fusion_kernel": 6}, "must be odd"),
+        ("slowfast_r50", {"fast": {"depths": [1, 1, 1]}}, "as many stages"),
+        ("densenet121", {"depths": [0]}, "greater than or equal to 1"),
         ("resnet18", {"widths": [0, 1, 1, 1]}, "whole numbers in 1..8192"),
         ("resnet18", {"convs": ["spatial"]}, "need dims=3"),
         ("resnet18", {"block": {"shift": 8}}, "need dims=3"),

@@ -91,6 +91,7 @@ def test_no_torch_is_imported_to_resolve(tmp_path: Path) -> None:
         ({"architecture": "vgg16"}, "architecture 'vgg16' is unknown: use one of"),
         ({"options": {"dims": 3}}, "options \\['dims'\\] are unknown"),
         ({"options": {"stem": {"kind": "video"}}}, "does not fit dims=2"),
+        ({"options": OPTIONS | {"stem": {"in_channels": 1}}}, "takes 1 channels, and pictures have 3"),
         ({"layout": "keras"}, "layout 'keras' is unknown: use one of"),
         ({"categories": []}, "categories: "),
         ({"view": {"kind": "frames"}}, "frames view: "),

@@ -82,7 +82,7 @@ class Classifier:
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.top_k, self.floor, self.weights.multi_label, self.weights.mean, self.weights.std],
-            options=[self.weights.options, self.weights.layout],
+            options=[self.weights.options, self.weights.layout, self.weights.categories],
             **restored,
         )
 

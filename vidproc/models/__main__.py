@@ -19,8 +19,9 @@ from vidproc.models.zoo import ZOO, Entry
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one list of objects in place of a table")
+    as_json = parser.parse_args().json
     rows = list(listing())
-    if parser.parse_args().json:
+    if as_json:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'name':<24}{'params M':>9}{'GMACs':>9}  {'input':<18}{'licence':<16}weights, and their authors' accuracy")

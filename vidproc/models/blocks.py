@@ -81,6 +81,8 @@ class Residual(nn.Module):
         arXiv:1706.02677, section 5.1). A plain block has nothing to begin from, and stays as it is."""
         if self.plain:
             return
+        if not self.in_place:
+            raise ValueError("blocks that end F in an activation cannot begin at zero: no gradient would come through")
         modules = [module for name in self.step_names for module in self.get_submodule(name).modules()]
         learning = [m for m in modules if isinstance(getattr(m, "weight", None), Tensor) and m.weight.requires_grad]
         last = [m for m in learning if not isinstance(m, nn.Linear | nn.PReLU)][-1]
@@ -158,20 +160,20 @@ def _convolutions(spec: ResidualSpec, place: Place) -> list[_Convolution]:
             _wide(spec, place, inside, planes, stride=first, groups=block.cardinality),
             _wide(spec, place, planes, planes, stride=second, groups=block.cardinality),
         ]
-    kind = spec.conv_of(place.stage)
+    kind, stride_first = spec.conv_of(place.stage), "p3d" in spec.convs
     if block.kind == "inverted":
         width = inside * block.expansion[place.stage % len(block.expansion)]
         deep = conv(dims, width, width, kernel=(3,) * dims, stride=stride, groups=width)
         wide = _Convolution(deep, width, width)
     else:
         width = planes * block.group_width // 64 * block.cardinality
-        wide = _wide(spec, place, width, width, stride=still if kind == "p3d" else stride, groups=block.cardinality)
+        wide = _wide(spec, place, width, width, stride=still if stride_first else stride, groups=block.cardinality)
     narrow = conv(
         dims,
         inside,
         width,
         kernel=(3, 1, 1) if kind == "slow" and block.kind == "bottleneck" else one,
-        stride=stride if kind == "p3d" else still,
+        stride=stride if stride_first else still,
     )
     last = conv(dims, width, out, kernel=one)
     return [_Convolution(narrow, inside, width), wide, _Convolution(last, width, out)]

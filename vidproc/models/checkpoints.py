@@ -1,6 +1,8 @@
 """How others name their parameters, and which of their checkpoints fit our networks. Needs no torch.
 
 A layout is a table of (pattern, replacement), applied in order to each name; an empty name leaves the tensor out.
+pytorchvideo averages its scores over windows of 7x7 positions: at 224x224 that is our mean over all positions; at
+256x256 its corners weigh less than ours, and scores differ in the second digit.
 """
 
 import re
@@ -39,7 +41,6 @@ LAYOUTS: Mapping[str, Renames] = {
         *_PARALLEL,
         (r"^base_model\.", ""),
         (r"^new_fc\.", "fc."),
-        (r"^(layer\d\.\d+)\.conv(\d)\.net\.", r"\1.conv\2."),
         *_FLAT_TO_NESTED,
     ),
     "pytorchvideo": (
@@ -127,7 +128,7 @@ class Published:
 
 
 _PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
-_AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/tree/master/pretrained_models/"
+_AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 _NOT_STATED = "not stated"
 _KINETICS = "Kinetics-400 top-1"
 
@@ -220,7 +221,7 @@ PUBLISHED = (
         name="MobileFaceNet_Pytorch 068.ckpt",
         architecture="mobilefacenet",
         layout="mobilefacenet",
-        url="https://github.com/Xiaoccer/MobileFaceNet_Pytorch/tree/master/model/best/068.ckpt",
+        url="https://github.com/Xiaoccer/MobileFaceNet_Pytorch/raw/master/model/best/068.ckpt",
         licence=_NOT_STATED,
         accuracy="LFW 99.30 %",
         sha256="e839247cdbdfc023fb7cadeaf53a4549d50c8fc24ad154c02e35920ea8910d99",

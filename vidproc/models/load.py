@@ -45,8 +45,8 @@ def named_state(saved: Any, *, layout: str, network: nn.Module) -> dict[str, Ten
     state = saved
     if isinstance(saved, dict):
         state = next((saved[key] for key in _WRAPPERS if isinstance(saved.get(key), dict)), saved)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it must hold one dictionary of tensors")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError("it must hold one dictionary of tensors by name")
     ours = network.state_dict()
     named = {our_name(name, layout): value for name, value in state.items()}
     return {
@@ -59,9 +59,9 @@ def named_state(saved: Any, *, layout: str, network: nn.Module) -> dict[str, Ten
 def load_network(weights: Weights) -> Network:
     """The network in eval mode on the CPU. Raises `WeightsError` when names or shapes do not fit."""
     # Not on torch.device("meta"): initialising there imports torch._dynamo and sympy, 4 s of a core in every actor.
-    network = build(weights.spec, classes=len(weights.categories))
     saved = load_saved(weights)
     try:
+        network = build(weights.spec, classes=len(weights.categories))
         network.load_state_dict(named_state(saved, layout=weights.layout, network=network), strict=True)
     except (RuntimeError, ValueError) as error:
         raise WeightsError(

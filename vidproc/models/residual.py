@@ -57,7 +57,8 @@ class ResidualNetwork(nn.Module):
 
 def stage(spec: ResidualSpec, *, index: int, inside: int) -> nn.Sequential:
     """The blocks of one stage, the first of which takes `inside` channels and the stage's stride."""
-    before, blocks = sum(spec.depths[:index]), []
+    before = sum(spec.depths[:index])
+    blocks: list[nn.Module] = []
     for i in range(spec.depths[index]):
         place = Place(
             stage=index,
@@ -67,6 +68,8 @@ def stage(spec: ResidualSpec, *, index: int, inside: int) -> nn.Sequential:
             stride=spec.stride_of(index) if i == 0 else 1,
         )
         blocks.append(residual(spec, place))
+    if spec.conv_of(index) == "p3d":
+        blocks.append(nn.MaxPool3d((2, 1, 1)))
     return nn.Sequential(*blocks)
 
 

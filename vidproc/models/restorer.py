@@ -39,7 +39,7 @@ def resolve_restorer(spec: str, *, allow_licences: Sequence[str] = ()) -> Restor
     restored one by one), or has a licence neither open nor allowed by `allow_licences`.
     """
     name = "demo:restore" if spec == "demo" else spec
-    url = shipped_url(name) if name.startswith("demo") else name
+    url = shipped_url(name) if name.startswith("demo:") else name
     restorer = described(url, Restorer, what="a restorer", or_use="demo")
     if restorer.restoration.dims != 2:
         raise WeightsError(f"restorer {spec} is for clips (dims=3), but frames are restored one by one: use dims=2")

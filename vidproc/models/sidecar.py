@@ -17,7 +17,7 @@ DEMO = Path(__file__).parent / "demo"
 OPEN_LICENCES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "MIT")
 """Licences that need no word from the user; any other must be allowed by its name."""
 
-_ENDINGS = (".safetensors", ".pt", ".pth", ".th")
+_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".pyth", ".ckpt", ".pth.tar")
 
 
 class Checkpoint(Protocol):

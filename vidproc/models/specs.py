@@ -6,6 +6,8 @@
 `zoo.py` has the published ones by name, `dense.py`, `slowfast.py` and `restoration.py` the three that are not a chain.
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -18,7 +20,8 @@ plain          3 wide in all dimensions
 spatial        1x3x3: over space only (Tran et al. 2018, arXiv:1711.11248: MC2 to MC5)
 factored       (2+1)D: 1x3x3 then 3x1x1, as many parameters as 3x3x3, counted once a block (same paper, section 3.5)
 factored_each  the same, counted for each convolution (the networks trained on IG-65M)
-p3d            1x3x3 and 3x1x1 in series, in parallel, in series with a skip, by turns (P3D: arXiv:1711.10305)
+p3d            1x3x3 and 3x1x1 in series, in parallel, in series with a skip, by turns; each stage ends by halving time
+               (Qiu et al. 2017, arXiv:1711.10305)
 slow           1x3x3, after a 3x1x1 in place of the first 1x1x1 (Feichtenhofer et al. 2019, arXiv:1812.03982)
 depthwise      3x3x3, each channel by itself: ir-CSN (Tran et al. 2019, arXiv:1904.02811)
 separable      1x1x1 between channels, then depthwise: ip-CSN (same paper)
@@ -26,12 +29,13 @@ pooled         strides as an average pool before the convolution (Kong et al. 20
 """
 
 StemKind = Literal[
-    "image", "deep", "cifar", "face", "mobile_face", "video", "video_factored", "video_pooled", "video_wide",
+    "image", "deep", "cifar", "face", "mobile_face", "video", "video_factored", "video_pooled", "video_wide", "p3d",
     "slow", "fast", "audio", "speech",
 ]  # fmt: skip
 """The layers before the first stage: `stems.py` has them, one function each."""
 
 _ONE_OR_MORE = Field(ge=1, le=8192)
+_Positive = Annotated[int, _ONE_OR_MORE]
 _NEEDS_TIME = {"spatial", "factored", "factored_each", "p3d", "slow"}
 
 
@@ -121,22 +125,8 @@ class ResidualSpec:
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        stages = len(self.depths)
-        if stages > len(self.widths) or (self.strides and len(self.strides) < stages):
-            raise ValueError(f"depths {self.depths} need as many widths (and strides), got {self.widths}")
-        for name in ("convs", "expansion"):
-            given = self.convs if name == "convs" else self.block.expansion
-            if len(given) not in (1, stages):
-                raise ValueError(f"{name} {given} must be one for all stages, or one for each of {stages}")
-        numbers = (*self.depths, *self.widths, *self.strides, *self.block.expansion)
-        if not all(0 < number <= 8192 for number in numbers):
-            raise ValueError("depths, widths, strides and expansion must be whole numbers in 1..8192")
-        if self.dims < 3 and (needs := (_NEEDS_TIME & set(self.convs)) or (self.block.shift and {"shift"})):
-            raise ValueError(f"{sorted(needs)} need dims=3, not {self.dims}")
-        if self.block.kind == "basic" and {"depthwise", "separable", "p3d", "slow"} & set(self.convs):
-            raise ValueError("depthwise, separable, p3d and slow convolutions stand in the middle of a bottleneck")
-        if (self.dims == 3) != (self.stem.kind in _CLIP_STEMS):
-            raise ValueError(f"stem {self.stem.kind!r} does not fit dims={self.dims}: clips need one of {_CLIP_STEMS}")
+        if problem := next(chain(_problems_in_size(self), _problems_in_kind(self)), None):
+            raise ValueError(problem)
 
     def conv_of(self, stage: int) -> Conv:
         return self.convs[stage % len(self.convs)]
@@ -153,7 +143,53 @@ class ResidualSpec:
         return self.widths[stage] * (4 if self.block.kind == "bottleneck" else 1)
 
 
-_CLIP_STEMS = ("video", "video_factored", "video_pooled", "video_wide", "slow", "fast")
+_DIMS = {
+    **dict.fromkeys(("image", "deep", "cifar"), (1, 2)),
+    **dict.fromkeys(("face", "mobile_face", "audio", "speech"), (2,)),
+    **dict.fromkeys(("video", "video_factored", "video_pooled", "video_wide", "p3d", "p3d", "slow", "fast"), (3,)),
+}
+"""Stem or head → the dimensions that it is for; a head that is not here is for all."""
+
+
+def _problems_in_size(spec: ResidualSpec) -> Iterator[str]:
+    """Which numbers do not go together, and what is allowed."""
+    stages, block = len(spec.depths), spec.block
+    if stages > len(spec.widths):
+        yield f"depths {spec.depths} need as many widths, got {spec.widths}"
+    if spec.strides and stages > len(spec.strides):
+        yield f"depths {spec.depths} need as many strides (or none), got {spec.strides}"
+    for name, given in (("convs", spec.convs), ("expansion", block.expansion)):
+        if 1 < len(given) < stages or not given:
+            yield f"{name} {given} must be one for all stages, or one for each of {stages}"
+    numbers = (*spec.depths, *spec.widths, *spec.strides, *block.expansion)
+    if not all(0 < number <= 8192 for number in numbers):
+        yield "depths, widths, strides and expansion must be whole numbers in 1..8192"
+    if block.kind == "bottleneck":
+        if not all(width * block.group_width // 64 for width in spec.widths[:stages]):
+            yield f"group_width {block.group_width} leaves no channels at widths {spec.widths[:stages]}"
+    elif block.kind == "basic" and any(width % block.cardinality for width in (spec.stem_width, *spec.widths)):
+        yield f"cardinality {block.cardinality} must divide the widths {spec.widths} and the stem's {spec.stem_width}"
+    if block.shortcut == "A" and list(spec.widths[:stages]) != sorted(spec.widths[:stages]):
+        yield f"shortcut A adds channels and takes none away: widths {spec.widths} must not fall"
+
+
+def _problems_in_kind(spec: ResidualSpec) -> Iterator[str]:
+    """Which parts do not go together, and what is allowed."""
+    block, convs = spec.block, set(spec.convs)
+    if spec.dims < 3 and (needs := (_NEEDS_TIME & convs) or (block.shift and {"shift"})):
+        yield f"{sorted(needs)} need dims=3, not {spec.dims}"
+    for part, kind in (("stem", spec.stem.kind), ("head", spec.head.kind)):
+        if spec.dims not in _DIMS.get(kind, (1, 2, 3)) and (part == "stem" or kind != "linear"):
+            fitting = [name for name, dims in _DIMS.items() if spec.dims in dims]
+            yield f"{part} {kind!r} does not fit dims={spec.dims}, whose stems are {fitting}"
+    if block.kind == "basic" and {"depthwise", "separable", "p3d", "slow"} & convs:
+        yield "depthwise, separable, p3d and slow convolutions stand in the middle of a bottleneck"
+    if block.kind == "inverted" and convs != {"plain"}:
+        yield f"an inverted block's 3-wide convolution is depthwise already: leave convs out, not {spec.convs}"
+    if "pooled" in convs and block.shortcut not in ("D", "none"):
+        yield f"pooled convolutions round odd sizes down, as shortcut D does, and {block.shortcut!r} does not: use D"
+    if block.drop_path and block.shortcut in ("identity", "none"):
+        yield f"drop_path drops a block's branch, and with shortcut {block.shortcut!r} nothing would be left"
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -166,10 +202,10 @@ class DenseSpec:
 
     dims: Literal[2, 3] = 2
     growth: int = Field(default=32, ge=1, le=4096)
-    depths: tuple[int, ...] = Field(min_length=1)
+    depths: tuple[_Positive, ...] = Field(min_length=1)
     stem_width: int = Field(default=64, ge=1, le=4096)
     bottleneck: int = Field(default=4, ge=1, le=64)
-    transition: float = Field(default=0.5, gt=0, le=1)
+    transition: float = Field(default=0.5, ge=0.1, le=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -188,6 +224,15 @@ class SlowFastSpec:
     fusion_kernel: int = Field(default=7, ge=1, le=15)
     fusion_ratio: int = Field(default=2, ge=1, le=16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def __post_init__(self) -> None:
+        pathways = (self.slow, self.fast)
+        if any(one.dims != 3 or one.block.order != "post" for one in pathways):
+            raise ValueError("both pathways must have dims=3 and blocks in the order 'post'")
+        if len(self.slow.depths) != len(self.fast.depths):
+            raise ValueError(f"pathways need as many stages: {self.slow.depths} and {self.fast.depths} differ")
+        if self.fusion_kernel % 2 == 0:
+            raise ValueError(f"fusion_kernel {self.fusion_kernel} must be odd")
 
     @property
     def dims(self) -> Literal[3]:

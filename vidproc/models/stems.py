@@ -46,7 +46,7 @@ def _one(
         if dims == 3:
             steps = {"stem": nn.Sequential(*steps.values())}
         if pool is not None:
-            padding = tuple(k // 2 for k in pool) if isinstance(pool, tuple) else pool // 2
+            padding = tuple((k - 1) // 2 for k in pool) if isinstance(pool, tuple) else (pool - 1) // 2
             steps["maxpool"] = MAX_POOLS[dims](pool, pool_stride, padding)
         return steps
 
@@ -61,9 +61,10 @@ def _deep(spec: ResidualSpec) -> Steps:
         made = conv(spec.dims, given, width, kernel=3, stride=stride)
         layers += [made, norm(spec.norm, spec.dims, width), ACTIVATIONS[spec.activation](width)]
         given = width
-    return {"conv1": nn.Sequential(*layers[:-2]), "bn1": layers[-2], "act1": layers[-1]} | {
-        "maxpool": MAX_POOLS[spec.dims](3, 2, 1)
-    }
+    steps: Steps = {"conv1": nn.Sequential(*layers[:-2])}
+    if spec.block.order != "pre":
+        steps |= {"bn1": layers[-2], "act1": layers[-1]}
+    return steps | {"maxpool": MAX_POOLS[spec.dims](3, 2, 1)}
 
 
 def _mobile_face(spec: ResidualSpec) -> Steps:
@@ -82,8 +83,10 @@ def _video_factored(spec: ResidualSpec) -> Steps:
     middle = max(1, out * 45 // 64)  # 45 of 64 in Tran et al. 2018
     space = conv(3, spec.stem.in_channels, middle, kernel=(1, 7, 7), stride=(1, 2, 2))
     time = conv(3, middle, out, kernel=(3, 1, 1))
-    first = [space, norm(spec.norm, 3, middle), ACTIVATIONS[spec.activation](middle)]
-    return {"stem": nn.Sequential(*first, time, norm(spec.norm, 3, out), ACTIVATIONS[spec.activation](out))}
+    layers = [space, norm(spec.norm, 3, middle), ACTIVATIONS[spec.activation](middle), time]
+    if spec.block.order != "pre":
+        layers += [norm(spec.norm, 3, out), ACTIVATIONS[spec.activation](out)]
+    return {"stem": nn.Sequential(*layers)}
 
 
 MEL_BINS = 64
@@ -91,7 +94,7 @@ MEL_BINS = 64
 
 
 class MelNorm(nn.BatchNorm2d):
-    """Normalises each mel bin: [batch, 1, time, bins]."""
+    """Batch norm of each mel bin, whatever the spec's norm: [batch, 1, time, bins]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 3)).transpose(1, 3)
@@ -132,6 +135,7 @@ STEMS: dict[str, Maker] = {
     "video_factored": _video_factored,
     "video_pooled": _one((3, 7, 7), _SPACE, pool=(1, 3, 3), pool_stride=_SPACE),
     "video_wide": _one((7, 7, 7), _SPACE, pool=3),
+    "p3d": _one((1, 7, 7), _SPACE, pool=(2, 3, 3)),
     "slow": _one((1, 7, 7), _SPACE, pool=(1, 3, 3), pool_stride=_SPACE),
     "fast": _one((5, 7, 7), _SPACE, pool=(1, 3, 3), pool_stride=_SPACE),
     "audio": _audio,
@@ -190,6 +194,7 @@ def _audio_head(spec: ResidualSpec, channels: int, classes: int) -> Steps:
         "conv_last": _two_convolutions(spec, channels, wide),
         "dropout_map": nn.Dropout(rate),
         "avgpool": MeanAndMaximum(),
+        "dropout_mean": nn.Dropout(min(0.9, 2.5 * rate)),  # 0.5 where the others are 0.2
         "fc1": nn.Linear(wide, wide),
         "act_last": ACTIVATIONS[spec.activation](wide),
         "fc": nn.Linear(wide, classes),

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from vidproc.models.checkpoints import LAYOUTS
 from vidproc.models.sidecar import check_licence, described, shipped_url
-from vidproc.models.specs import DenseSpec, SlowFastSpec, Spec
+from vidproc.models.specs import DenseSpec, ResidualSpec, SlowFastSpec, Spec
 from vidproc.models.zoo import spec_of
 from vidproc.views import Audio, Clips, Frames, view_from_json
 
@@ -67,11 +67,19 @@ class Weights:
             raise ValueError(f"{self.architecture} needs a {kind.__name__.lower()} view")
         if isinstance(self.view, Audio):
             return self
-        if self.view.picture.colour != "rgb":
+        self._fits_pictures(self.view)
+        return self
+
+    def _fits_pictures(self, view: Frames | Clips) -> None:
+        spec = self.spec
+        if isinstance(spec, ResidualSpec) and spec.stem.in_channels != 3:
+            raise ValueError(f"the network takes {spec.stem.in_channels} channels, and pictures have 3")
+        if isinstance(spec, SlowFastSpec) and isinstance(view, Clips) and view.num_frames % spec.alpha:
+            raise ValueError(f"clips of {view.num_frames} frames must be a multiple of alpha, {spec.alpha}")
+        if view.picture.colour != "rgb":
             raise ValueError("the view's colour must be rgb")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
-        return self
 
     @property
     def spec(self) -> Spec:
@@ -98,7 +106,7 @@ def resolve_weights(spec: str, *, allow_licences: Sequence[str] = ()) -> Weights
 
         weights = Weights(**entry_fields(spec))
     else:
-        url = shipped_url(spec) if spec.startswith("demo") else spec
+        url = shipped_url(spec) if spec == "demo" or spec.startswith("demo:") else spec
         named = "demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2"
         weights = described(url, Weights, what="weights", or_use=named)
     check_licence(spec, weights.licence, allowed=allow_licences)

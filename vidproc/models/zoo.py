@@ -5,7 +5,7 @@ the papers' tables.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -133,6 +133,7 @@ def _slowfast() -> Entry:
 
 
 _P3D, _CSN = "arXiv:1711.10305", "arXiv:1904.02811"
+_P3D_INPUT = (3, 16, 160, 160)
 _CLIPS = {
     "r3d_18": _clip("video", "plain"),
     "r3d_34": _clip("video", "plain", depths=(3, 4, 6, 3)),
@@ -148,13 +149,17 @@ _CLIPS = {
     "resnet3d_101": _hara("bottleneck", 3, 4, 23, 3),
     "resnet3d_152": _hara("bottleneck", 3, 8, 36, 3),
     "resnet3d_200": _hara("bottleneck", 3, 24, 36, 3),
-    "p3d_63": _bottleneck_clip((3, 4, 6, 3), "p3d", "p3d", "p3d", "spatial", input=(3, 16, 160, 160), source=_P3D),
-    "p3d_199": _bottleneck_clip((3, 8, 36, 3), "p3d", "p3d", "p3d", "spatial", input=(3, 16, 160, 160), source=_P3D),
+    "p3d_63": _bottleneck_clip(
+        (3, 4, 6, 3), "p3d", "p3d", "p3d", "spatial", input=(3, 16, 160, 160), source=_P3D, stem="p3d"
+    ),
+    "p3d_199": _bottleneck_clip(
+        (3, 8, 36, 3), "p3d", "p3d", "p3d", "spatial", input=(3, 16, 160, 160), source=_P3D, stem="p3d"
+    ),
     "ir_csn_101": _bottleneck_clip(
         (3, 4, 23, 3), "depthwise", input=(3, 32, 256, 256), source=_CSN, stem="video_pooled"
     ),
     "ip_csn_152": _bottleneck_clip(
-        (3, 8, 36, 3), "separable", input=(3, 32, 224, 224), source=_CSN, stem="video_pooled"
+        (3, 8, 36, 3), "separable", input=(3, 32, 256, 256), source=_CSN, stem="video_pooled"
     ),
     "tsm_r50": _bottleneck_clip((3, 4, 6, 3), "spatial", input=(3, 8, 224, 224), source="arXiv:1811.08383", shift=8),
     "slow_r50": _SLOW,
@@ -245,6 +250,8 @@ def spec_of(architecture: str, options: Mapping[str, Any] | None = None) -> Spec
 
 
 def _changed(spec: Any, options: Mapping[str, Any]) -> Any:
+    if not is_dataclass(spec):
+        raise ValueError(f"architecture options {dict(options)} stand for one value, not for several")
     allowed = {field.name for field in fields(spec)} - {"dims"}
     if unknown := set(options) - allowed:
         raise ValueError(f"architecture options {sorted(unknown)} are unknown: use some of {sorted(allowed)}")
