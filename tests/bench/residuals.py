@@ -1,20 +1,21 @@
 """What residuals are for: 56 layers train with them and hardly without; 8 layers need none.
 
-    python tests/bench/residuals.py [--depths 8 56] [--seeds 3] [--steps 300] [--rate 0.1]    150 s of one core
+    python tests/bench/residuals.py [--depths 8 56] [--seeds 3] [--steps 300] [--rate 0.1]    200 s of one core
 
 Both are He et al.'s networks for small pictures (2016, arXiv:1512.03385, section 4.2), half as wide, with batch norm.
 They have the same parameters, as shortcut A has none; pictures, order and optimiser are the same too. They learn 200
 pictures of `vidproc/train/synthetic.py` by heart. `loss` is that of the last tenth of the steps, where ln 5 = 1.61 is
-knowing nothing. Only the residual network begins with blocks at zero: a plain one would be zero. Means of three seeds:
+knowing nothing. "From zero": blocks begin as their shortcuts (Goyal et al. 2017, arXiv:1706.02677). Means of three
+seeds, and the range of one that varies:
 
-    layers   residual    plain
-    8        0.191       0.004   a shallow plain network learns as well, here even faster
-    56       0.022       1.596
+    layers   residual                residual from zero   plain
+    8        0.005                   0.191                0.004   shallow networks need no residuals
+    56       0.739 (0.007 to 1.302)  0.022                1.596   deep ones do, and a start that fits
 
 They differ before any training: gradients of a plain network with batch norm grow with depth (Yang et al. 2019,
 arXiv:1902.08129). The first convolution's (`gradient`) has norm 0.3 at 8 layers and 600 at 56, where the residual
-network's has 0.08. Smaller steps help the plain one a little (`--depths 56 --kinds plain --seeds 1`): 1.60 with
-`--rate 0.001`, 1.53 with `--rate 0.01`, and then 0.90 with `--steps 2000`: it is slow, not unable.
+network's has 2.9, and 0.08 from zero. Smaller steps help the plain one a little (`--depths 56 --kinds plain
+--seeds 1`): 1.60 with `--rate 0.001`, 1.53 with `--rate 0.01`, and then 0.90 with `--steps 2000`: slow, not unable.
 Nor are residuals the only cure: other first weights train 10,000 plain layers (Xiao et al. 2018, arXiv:1806.05393).
 """
 
