@@ -146,7 +146,7 @@ class ResidualSpec:
 _DIMS = {
     **dict.fromkeys(("image", "deep", "cifar"), (1, 2)),
     **dict.fromkeys(("face", "mobile_face", "audio", "speech"), (2,)),
-    **dict.fromkeys(("video", "video_factored", "video_pooled", "video_wide", "p3d", "p3d", "slow", "fast"), (3,)),
+    **dict.fromkeys(("video", "video_factored", "video_pooled", "video_wide", "p3d", "slow", "fast"), (3,)),
 }
 """Stem or head → the dimensions that it is for; a head that is not here is for all."""
 
@@ -179,9 +179,9 @@ def _problems_in_kind(spec: ResidualSpec) -> Iterator[str]:
     if spec.dims < 3 and (needs := (_NEEDS_TIME & convs) or (block.shift and {"shift"})):
         yield f"{sorted(needs)} need dims=3, not {spec.dims}"
     for part, kind in (("stem", spec.stem.kind), ("head", spec.head.kind)):
-        if spec.dims not in _DIMS.get(kind, (1, 2, 3)) and (part == "stem" or kind != "linear"):
+        if spec.dims not in _DIMS.get(kind, (1, 2, 3)):
             fitting = [name for name, dims in _DIMS.items() if spec.dims in dims]
-            yield f"{part} {kind!r} does not fit dims={spec.dims}, whose stems are {fitting}"
+            yield f"{part} {kind!r} does not fit dims={spec.dims}, for which there are {fitting}"
     if block.kind == "basic" and {"depthwise", "separable", "p3d", "slow"} & convs:
         yield "depthwise, separable, p3d and slow convolutions stand in the middle of a bottleneck"
     if block.kind == "inverted" and convs != {"plain"}:
