@@ -5,6 +5,7 @@ import datetime
 import shutil
 import signal
 import sys
+import time
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -185,6 +186,28 @@ def test_batches_that_came_before_the_stop_are_kept() -> None:
                 datetime.time()
 
         assert list(stop.until(batches())) == [1, 2]
+    assert stop.exit_code == 0
+
+
+def test_an_alarm_that_rings_late_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Stop._ring
+
+    def late(self: Stop) -> None:
+        time.sleep(0.5)
+        ring(self)
+
+    monkeypatch.setattr(Stop, "_ring", late)
+    stop = Stop(in_seconds(2))
+
+    def batches() -> Any:
+        yield 1
+        time.sleep(2.3)  # past the time, and the alarm has begun to ring
+        yield 2
+        yield 3
+
+    with stop.listening():
+        assert list(stop.until(batches())) == [1, 2]
+        time.sleep(1)
     assert stop.exit_code == 0
 
 

@@ -90,8 +90,11 @@ class Stop:
             self.exit_code = AT_TIME
 
     def _requested(self, number: int, _: FrameType | None) -> None:
+        alarm, self._timed = self._timed, False
         again = self.exit_code is not None
-        self.exit_code = AT_TIME if self._timed and not again else 128 + number
+        if alarm and again:  # the time came while the run was ending already
+            return
+        self.exit_code = AT_TIME if alarm else 128 + number
         if again or self._breakable:
             raise Stopped(self.exit_code)
 
@@ -108,6 +111,7 @@ class Stop:
             yield
         finally:
             timer.cancel()
+            timer.join()  # one that rang already must not be heard later, when handlers have changed
 
     def _ring(self) -> None:
         self._timed = True
