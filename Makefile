@@ -30,5 +30,5 @@ check: setup
 	$(BIN)/lint-imports
 
 lock:  ## after a change of dependencies in pyproject.toml
-	uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin" uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	  --python-version 3.11 --universal --quiet -o requirements.lock
