@@ -114,7 +114,7 @@ def test_scores_that_are_no_numbers_are_never_handed_on(bad: float) -> None:
 
 def test_top_labels_by_score_then_id_above_the_floor() -> None:
     scores = np.array([[0.1, 0.4, 0.4, 0.1], [0.97, 0.01, 0.01, 0.01]], np.float32)
-    found = top_labels(scores, top_k=3, floor=0.05)
+    found = top_labels(scores, top_k=3, floors=0.05)
     assert found.sample.tolist() == [0, 0, 0, 1]
     assert found.label_id.tolist() == [1, 2, 0, 0]
     assert found.rank.tolist() == [1, 2, 3, 1]

@@ -18,7 +18,8 @@ from vidproc.models.build import Network, build
 from vidproc.models.checkpoints import LAYOUTS, PUBLISHED, our_name, published_for
 from vidproc.models.load import named_state
 from vidproc.models.sidecar import _ENDINGS
-from vidproc.models.spectrogram import HONK, Spectrogram
+from vidproc.models.spectrogram import Spectrogram
+from vidproc.models.spectrum import HONK
 from vidproc.models.zoo import ZOO
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

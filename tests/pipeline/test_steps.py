@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from vidproc.annotators import ANNOTATORS
+from vidproc.media.guard import close_guards
 from vidproc.pipeline import steps
 from vidproc.pipeline.steps import Settings
 from vidproc.tables.plan import PLAN
@@ -25,7 +26,7 @@ def probed(batch: pa.Table, tmp_path: Path) -> list[dict[str, Any]]:
     try:
         return steps.probe(batch, settings=settings).to_pylist()
     finally:
-        steps.close_guards()
+        close_guards()
 
 
 def unit(annotator: str, done: list[int], n_segments: int | None) -> dict[str, Any]:

@@ -24,7 +24,8 @@ Scores = npt.NDArray[np.float32]
 class Classifier:
     """A network that scores every sample of one view. Holding it costs no torch; it travels to the device's process.
 
-    `top_k`, `floor`: at most so many labels a sample, each with at least this score.
+    `top_k`, `floor`: at most so many labels a sample, each with at least this score, or with what the weights'
+    thresholds ask of its category.
     `batch`: samples per forward pass; None takes 8 on a CPU, where more only leaves the caches, and 64 on a GPU.
     `restorer`: takes the noise out of every frame before the network sees it; None leaves frames as they are.
     """
@@ -74,7 +75,16 @@ class Classifier:
         return (LABELS.name,)
 
     @property
+    def floors(self) -> Scores:
+        """The least score at which each label is said: float32 [labels]; infinite where it never is."""
+        if not self.weights.thresholds:
+            return np.full(len(self.weights.categories), self.floor, np.float32)
+        return np.array([np.inf if one is None else one for one in self.weights.thresholds], np.float32)
+
+    @property
     def model_id(self) -> str:
+        calibrated = self.weights.temperature != 1 or self.weights.thresholds
+        calibration = {"calibration": [self.weights.temperature, self.weights.thresholds]} if calibrated else {}
         restored = {} if self.restorer is None else {"restorer": self.restorer.sha256}
         return model_id(
             self.weights.architecture,
@@ -83,12 +93,13 @@ class Classifier:
             version=self.version,
             settings=[self.top_k, self.floor, self.weights.multi_label, self.weights.mean, self.weights.std],
             options=[self.weights.options, self.weights.layout, self.weights.categories],
+            **calibration,
             **restored,
         )
 
     def label_rows(self, mean_scores: Scores) -> pa.Table:
         """Columns task, label, label_id, score, rank: the best labels of a whole video's mean scores."""
-        columns = top_labels(mean_scores[None], top_k=self.top_k, floor=self.floor)
+        columns = top_labels(mean_scores[None], top_k=self.top_k, floors=self.floors)
         return pa.table(self._label_columns(columns))
 
     def load(self, device: str, *, compiled: bool = False) -> Network:
@@ -102,7 +113,7 @@ class Classifier:
 
     def rows(self, scores: Scores, samples: Samples) -> pa.Table:
         """Rows of the `labels` table (less the common columns) for scores [samples, labels]."""
-        columns = top_labels(scores, top_k=self.top_k, floor=self.floor)
+        columns = top_labels(scores, top_k=self.top_k, floors=self.floors)
         spans = {"start_us": samples.start_us[columns.sample], "end_us": samples.end_us[columns.sample]}
         scope = {"scope": repeated("sample", len(columns.sample))}
         return rows_of(LABELS, {**spans, **scope, **self._label_columns(columns)})
@@ -127,11 +138,15 @@ class TopLabels:
     rank: npt.NDArray[np.int32]
 
 
-def top_labels(scores: Scores, *, top_k: int, floor: float) -> TopLabels:
-    """The best labels of each row of scores [samples, labels]; of equal scores the lower label_id comes first."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    best = np.take_along_axis(scores, order, axis=1)
-    sample, place = np.nonzero(best >= floor)
+def top_labels(scores: Scores, *, top_k: int, floors: Scores | float) -> TopLabels:
+    """The best labels of each row of scores [samples, labels]; of equal scores the lower label_id comes first.
+
+    `floors`: the least score at which a label is said, of each label or of all.
+    """
+    said = np.where(scores >= floors, scores, -np.inf)
+    order = np.argsort(-said, axis=1, kind="stable")[:, :top_k]
+    best = np.take_along_axis(said, order, axis=1)
+    sample, place = np.nonzero(np.isfinite(best))
     return TopLabels(
         sample=sample.astype(np.int64),
         label_id=order[sample, place].astype(np.int32),

@@ -49,6 +49,7 @@ class ScoringNetwork:
         self.batch = batch or DEFAULT_BATCH[self.device.type]
         self.least = min(least or LEAST, self.batch)
         self.multi_label = weights.multi_label
+        self.temperature = weights.temperature
         self.sample_shape = weights.view.sample_shape  # type: ignore[union-attr]
         # (x / 255 - mean) / std as one multiply and one add, for channels last and innermost
         std = torch.tensor(weights.std)
@@ -103,7 +104,7 @@ class ScoringNetwork:
                 x = restore_frames(self.restorer, x)
             x.mul_(self.scale).add_(self.shift)
             x = x.movedim(-1, 1)  # channels first by name only: in memory they stay last, as the convolutions like it
-            logits: Tensor = self.network(x)[:count].float()
+            logits: Tensor = self.network(x)[:count].float() / self.temperature
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
 
 

@@ -7,7 +7,7 @@ earlier. A frame is converted once per view, and only if a target chose it.
 import importlib
 import pkgutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import av
@@ -36,12 +36,18 @@ def prepare_process() -> None:
 
 
 def layout(
-    views: Iterable[View], *, video: Span, segment: Span, still: bool
+    views: Iterable[View], *, video: Span, segment: Span, still: bool, starts_us: Sequence[int] | None = None
 ) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
-    """Where each view lies in the output: ([(offset, shape)], size in bytes). Guard and child both compute it."""
+    """Where each view lies in the output: ([(offset, shape)], size in bytes). Guard and child both compute it.
+
+    `starts_us`: when the samples of picture views start, sorted, in place of the video's grid.
+    """
     places, offset = [], 0
     for view in views:
-        shape = data_shape(view, video=video, segment=segment, still=still)
+        if starts_us is not None and not isinstance(view, Audio):
+            shape: tuple[int, ...] = (len(starts_us), *view.sample_shape)
+        else:
+            shape = data_shape(view, video=video, segment=segment, still=still)
         places.append((offset, shape))
         size = int(np.prod(shape, dtype=np.int64)) * (2 if isinstance(view, Audio) else 1)
         offset += -(-size // 64) * 64
@@ -51,7 +57,8 @@ def layout(
 def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[str, Any]:
     """Fill `output` with the views of one segment; say which frames were taken and how much could be decoded.
 
-    Request: `views` (JSON texts), `video`, `segment` ([start_us, end_us]), `still`, `frame_us`, `limits`.
+    Request: `views` (JSON texts), `video`, `segment` ([start_us, end_us]), `still`, `frame_us`, `limits`; and
+    `starts_us` (of the samples, sorted) where they do not lie on the video's grid.
     Raises `Damaged` if nothing at all could be decoded, `TooLarge` beyond the limits.
     """
     started = time.process_time()
@@ -90,7 +97,9 @@ def _decode(file: BinaryFile, request: dict[str, Any], views: list[View], output
 def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> Gather:
     """Empty slots and tracks over `output`."""
     video, segment = Span(*request["video"]), Span(*request["segment"])
-    places, _ = layout(views, video=video, segment=segment, still=request["still"])
+    places, _ = layout(
+        views, video=video, segment=segment, still=request["still"], starts_us=request.get("starts_us")
+    )
     limits = request["limits"]
     gather = Gather(segment, limits["frames"], limits["pixels"])
     for view, (offset, shape) in zip(views, places, strict=True):
@@ -107,6 +116,8 @@ def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> G
 
 
 def _starts(view: Frames | Clips, request: dict[str, Any]) -> Any:
+    if request.get("starts_us") is not None:
+        return np.asarray(request["starts_us"], np.int64)
     return owned_starts(view, video=Span(*request["video"]), segment=Span(*request["segment"]), still=request["still"])
 
 

@@ -193,6 +193,24 @@ class Guard:
         return KilledWorker(f"the decoder ended with {name}, peak memory {ended['peak_bytes'] >> 20} MiB")
 
 
+_guards: dict[Limits, Guard] = {}
+
+
+def process_guard(limits: Limits | None = None) -> Guard:
+    """This process's guard: its sandbox starts once, not once per task."""
+    limits = limits or Limits()
+    if limits not in _guards:
+        close_guards()  # another run's, with other limits
+        _guards[limits] = Guard(limits)
+    return _guards[limits]
+
+
+def close_guards() -> None:
+    """End this process's sandboxes now; elsewhere they die with their worker."""
+    while _guards:
+        _guards.popitem()[1].close()
+
+
 def _bytes_for(question: bytes, source: OpenSource) -> bytes:
     """What a child asked of the source."""
     if len(question) != QUESTION.size:

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from vidproc.models.checkpoints import LAYOUTS
 from vidproc.models.sidecar import check_licence, described, shipped_url
 from vidproc.models.specs import DenseSpec, ResidualSpec, SlowFastSpec, Spec
+from vidproc.models.spectrum import Listening
 from vidproc.models.zoo import spec_of
 from vidproc.views import Audio, Clips, Frames, view_from_json
 
@@ -41,7 +42,11 @@ class Weights:
     `layout`: whose names the parameters have: one of `models.checkpoints.LAYOUTS`.
     `view`: what to ask the decoder for; `mean`, `std`: per channel, of pixels in 0..1.
     `multi_label`: scores are sigmoids (several labels may hold) instead of a softmax.
-    `protocol`: on what data and how the accuracy in it was measured. `sha256`: of the checkpoint's bytes.
+    `listening`: of an audio network, how much it hears at once, and how.
+    `temperature`: what scores before softmax or sigmoid are divided by (Guo et al. 2017, arXiv:1706.04599).
+    `thresholds`: per category the least score at which it is said; None: never. () leaves that to the annotator.
+    `protocol`: on what data and how the accuracy in it was measured, and `metrics`: the figures. `origin`: hashes of
+    the data and the configuration, the code's version. `sha256`: of the checkpoint's bytes.
     """
 
     url: str
@@ -51,12 +56,17 @@ class Weights:
     layout: str = "torchvision"
     categories: Annotated[tuple[str, ...], BeforeValidator(_text_first)] = Field(min_length=1)
     view: Annotated[Frames | Clips | Audio, BeforeValidator(_view)]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     multi_label: bool = False
+    listening: Listening | None = None
+    temperature: float = Field(default=1.0, gt=0)
+    thresholds: tuple[float | None, ...] = ()
     licence: str = Field(min_length=1)
     provenance: str = Field(min_length=1)
     protocol: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    origin: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> "Weights":
@@ -65,7 +75,11 @@ class Weights:
         kind = view_kind(self.spec)
         if not isinstance(self.view, kind):
             raise ValueError(f"{self.architecture} needs a {kind.__name__.lower()} view")
+        if self.thresholds and len(self.thresholds) != len(self.categories):
+            raise ValueError(f"{len(self.thresholds)} thresholds must be as many as categories, {len(self.categories)}")
         if isinstance(self.view, Audio):
+            if self.listening is not None and self.listening.spectrum.rate != self.view.rate:
+                raise ValueError(f"the spectrum's rate {self.listening.spectrum.rate} must be the view's")
             return self
         self._fits_pictures(self.view)
         return self

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from vidproc.errors import InputError
+from vidproc.media.guard import close_guards
 from vidproc.pipeline import steps
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.steps import Settings
@@ -38,7 +39,7 @@ def preview(config: LabelConfig, settings: Settings, summary: PlanSummary, scrat
         try:
             found = _hours(settings, f"{scratch}/plan", todo)
         finally:
-            steps.close_guards()
+            close_guards()
         how = "" if found.exact else f" (estimated by size from {found.probed} videos that were opened)"
         print(f"video          {found.hours:,.2f} hours{how}")
     return 0

@@ -23,7 +23,7 @@ from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
 from vidproc.media.answers import checked_answer, checked_facts, clean_text
 from vidproc.media.decode import layout
-from vidproc.media.guard import Guard
+from vidproc.media.guard import process_guard
 from vidproc.media.limits import Limits
 from vidproc.media.samples import Samples
 from vidproc.media.sampling import Span, owned_starts, segments
@@ -55,23 +55,6 @@ class Settings:
     def views(self) -> tuple[View, ...]:
         """Each view once, whichever annotators share it."""
         return tuple(dict.fromkeys(view for annotator in self.annotators.values() for view in annotator.views))
-
-
-_guards: dict[Limits, Guard] = {}
-
-
-def _guard(limits: Limits) -> Guard:
-    """This worker process's guard: its sandbox starts once, not once per task."""
-    if limits not in _guards:
-        close_guards()  # another run's, with other limits
-        _guards[limits] = Guard(limits)
-    return _guards[limits]
-
-
-def close_guards() -> None:
-    """End this process's sandboxes now; elsewhere they die with their worker."""
-    while _guards:
-        _guards.popitem()[1].close()
 
 
 def _source(row: Mapping[str, Any]) -> Source:
@@ -145,7 +128,7 @@ def _guarded(
 ) -> tuple[dict[str, Any], mmap.mmap | None]:
     """Run a task on an open source. Raises `Changed` before all else: a replaced file may look like a broken one."""
     try:
-        return _guard(settings.limits).run(task, request, opened, output_bytes=output_bytes)
+        return process_guard(settings.limits).run(task, request, opened, output_bytes=output_bytes)
     finally:
         opened.verify()
 

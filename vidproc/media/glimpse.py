@@ -1,0 +1,87 @@
+"""Samples of one video at times of one's own choosing: what training and evaluation look at.
+
+    with Guard() as guard:
+        facts = probed(guard, source)
+        clips = glimpses(guard, source, facts, view, starts_us=[0, 1_500_000])
+
+The decoder, its limits and its wall are the label job's; only the times differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vidproc.errors import NoStreams
+from vidproc.media.answers import checked_answer, checked_facts
+from vidproc.media.decode import layout
+from vidproc.media.guard import Guard
+from vidproc.media.sampling import Span
+from vidproc.media.sources import Source, open_source
+from vidproc.views import MICROSECONDS, Audio, View, view_to_json
+
+
+def probed(guard: Guard, source: Source) -> dict[str, Any]:
+    """What a probe finds out about the video. Raises the typed input errors."""
+    with open_source(source) as opened:
+        try:
+            answer, _ = guard.run("probe", {}, opened)
+        finally:
+            opened.verify()  # a replaced file may look like a broken one
+    return checked_facts(answer)
+
+
+def glimpses(
+    guard: Guard,
+    source: Source,
+    facts: Mapping[str, Any],
+    view: View,
+    *,
+    starts_us: Sequence[int],
+    sound_us: int | None = None,
+) -> npt.NDArray[Any]:
+    """One sample for each start, in the given order: uint8 [starts, …] of the view's `sample_shape`.
+
+    Of `Audio`: int16 [starts, time, channels], each `sound_us` long; what lies outside the sound is silence.
+    Raises the typed input errors; `NoStreams` where there is nothing that the view could look at.
+    """
+    if not facts["has_audio" if isinstance(view, Audio) else "has_picture"]:
+        raise NoStreams(f"the video has no {'sound' if isinstance(view, Audio) else 'picture'}")
+    video = Span(facts["start_us"], facts["end_us"])
+    order = np.argsort(np.asarray(starts_us, np.int64), kind="stable")
+    starts = [int(starts_us[i]) for i in order]
+    length_us = sound_us or 0 if isinstance(view, Audio) else view.span_us
+    segment = Span(starts[0], max(starts[-1] + length_us, starts[0] + 1))
+    picture_starts = None if isinstance(view, Audio) else starts
+    places, size = layout([view], video=video, segment=segment, still=facts["still"], starts_us=picture_starts)
+    request = {
+        "views": [view_to_json(view)],
+        "video": [video.start_us, video.end_us],
+        "segment": [segment.start_us, segment.end_us],
+        "still": facts["still"],
+        "frame_us": facts["frame_us"],
+        "starts_us": picture_starts,
+    }
+    with open_source(source) as opened:
+        try:
+            answer, output = guard.run("decode", request, opened, output_bytes=size)
+        finally:
+            opened.verify()
+    ((_, shape),) = places
+    checked_answer(answer, [view], [shape])
+    kind = np.int16 if isinstance(view, Audio) else np.uint8
+    data = np.frombuffer(output if output is not None else b"", kind, int(np.prod(shape, dtype=np.int64)))
+    data = data.reshape(shape)
+    if isinstance(view, Audio):
+        data = _pieces(data, [start - starts[0] for start in starts], length_us, view)
+    return data[np.argsort(order)]
+
+
+def _pieces(sound: npt.NDArray[Any], offsets_us: Sequence[int], length_us: int, view: Audio) -> npt.NDArray[Any]:
+    """Cut [time, channels] at the offsets: [pieces, time, channels]."""
+    length = length_us * view.rate // MICROSECONDS
+    first = [offset * view.rate // MICROSECONDS for offset in offsets_us]
+    missing = max(0, first[-1] + length - len(sound))
+    whole = np.pad(sound, [(0, missing), (0, 0)])
+    return np.stack([whole[start : start + length] for start in first])

@@ -1,0 +1,67 @@
+"""What a training leaves: a checkpoint and the sidecar with which `label` and `evaluate` load it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from vidproc import __version__
+from vidproc.models.weights import Weights
+from vidproc.tables.store import Store
+from vidproc.train.options import TrainConfig
+from vidproc.train.tasks.base import Task
+from vidproc.views import view_to_json
+
+
+def save_result(
+    config: TrainConfig, store: Store, task: Task, examples: pa.Table, checkpoint: Any
+) -> Mapping[str, float]:
+    """Write `network.safetensors` and its sidecar, the sidecar last; returns the best epoch's measures."""
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
+    best = state["best"]
+    data = safetensors.torch.save({name: value.contiguous() for name, value in best["state"].items()})
+    view = config.looks_at
+    held = sum(split == "held_out" for split in examples["split"].to_pylist())
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in best["measures"].items())
+    weights = Weights(
+        url=store.url_of("network.safetensors"),
+        sha256=hashlib.sha256(data).hexdigest(),
+        view=view,
+        mean=config.mean,
+        std=config.std,
+        licence=config.licence,
+        provenance=f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
+        protocol=f"uniform-{config.even_samples}xcenter on {held} held-out examples, which chose the epoch: {figures}",
+        metrics=dict(best["measures"]),
+        origin={
+            "data": _data_hash(examples),
+            "config": config.identity_hash(),
+            "code_version": __version__,
+        },
+        **task.sidecar(),  # type: ignore[attr-defined]
+    )
+    store.put("network.safetensors", data)
+    store.put("network.safetensors.json", sidecar_text(weights).encode())
+    return dict(best["measures"])
+
+
+def sidecar_text(weights: Weights) -> str:
+    """The sidecar's JSON."""
+    fields = asdict(weights) | {"view": json.loads(view_to_json(weights.view))}
+    del fields["url"]
+    return json.dumps(fields, indent=1) + "\n"
+
+
+def _data_hash(examples: pa.Table) -> str:
+    """Of what was learnt from: sources with their versions, spans, labels, splits."""
+    digest = hashlib.sha256()
+    for row in examples.to_pylist():
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
