@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import time
+from functools import partial
 from statistics import mean
 from typing import Any, Literal
 
@@ -34,7 +35,8 @@ from torch.nn import functional as F
 from vidproc.models.build import build
 from vidproc.models.specs import Block, ResidualSpec, Stem
 from vidproc.train.demo import normalised
-from vidproc.train.loop import Batch, Recipe, pace
+from vidproc.train.loop import Batch
+from vidproc.train.schedule import ScheduleOptions, rate_factor
 from vidproc.train.synthetic import SHAPES, frames, scene
 
 Kind = Literal["residual", "residual from zero", "plain"]
@@ -72,7 +74,8 @@ def final_loss(kind: Kind, *, depth: int, seed: int, steps: int = 300, rate: flo
     torch.manual_seed(seed)
     network = network_of(kind, depth).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, Recipe(steps=steps)))
+    factor = partial(rate_factor, ScheduleOptions(warmup_steps=20), total_steps=steps, steps_per_epoch=steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     order = torch.Generator().manual_seed(seed)
     losses = []
     for _ in range(steps):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vidproc.models.build import build
 from vidproc.models.specs import ResidualSpec, Stem
 from vidproc.train.demo import normalised
-from vidproc.train.loop import Batch, Recipe, fit
+from vidproc.train.loop import Batch, fit
 from vidproc.train.torus import DIRECTIONS, Clips, clips, opposite
 
 CHANCE = 1 / len(DIRECTIONS)
@@ -84,7 +84,7 @@ def trained(spec: ResidualSpec, *, seed: int, steps: int) -> nn.Module:
         moving, labels = clips(seed=_seed(seed, step), count=BATCH)
         return _inputs(moving), torch.from_numpy(labels)
 
-    fit(network, batch_at, Recipe(steps=steps))
+    fit(network, batch_at, steps=steps)
     return network
 
 

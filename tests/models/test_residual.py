@@ -190,6 +190,17 @@ def test_stochastic_depth_falls_linearly_and_keeps_the_mean() -> None:
     assert torch.equal(drops[-1].eval()(x), x)
 
 
+@pytest.mark.parametrize("kind", ["layer", "group", "batch"])
+def test_only_batch_norm_looks_at_the_rest_of_the_batch(kind: Any) -> None:
+    """In training a sample alone comes out as in company, but for batch norm."""
+    torch.manual_seed(0)
+    network = build(ResidualSpec(dims=2, norm=Norm(kind=kind), depths=(1,), widths=(8,)), classes=4).train()
+    x = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        alone, in_company = network(x[:1]), network(x)[:1]
+    assert torch.allclose(alone, in_company, atol=1e-5) == (kind != "batch")
+
+
 def test_temporal_shift_moves_channels_by_a_frame() -> None:
     from vidproc.models.layers import TemporalShift
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.media.samples import Samples
@@ -13,7 +14,7 @@ from vidproc.models.load import load_network
 from vidproc.models.weights import resolve_weights
 from vidproc.train.demo import HELD_OUT, TASKS, batch_at, save, train
 from vidproc.train.encoded import encode, first_samples
-from vidproc.train.loop import Recipe, fit, pace, parameter_groups
+from vidproc.train.loop import fit
 from vidproc.train.synthetic import MOTIONS, SHAPES, render
 
 
@@ -57,7 +58,7 @@ def test_a_step_s_batch_is_always_the_same(name: str) -> None:
 
 def test_training_repeats_itself(tmp_path: Path) -> None:
     """A few steps from the seed give the same network twice, and its checkpoint loads back."""
-    task = replace(TASKS["objects"], batch=30, recipe=Recipe(steps=12, warmup_steps=2))
+    task = replace(TASKS["objects"], batch=30, steps=12)
     said: list[str] = []
     network = train(task, report=said.append)
     twin = train(task, report=said.append)
@@ -75,22 +76,7 @@ def test_fit_solves_a_simple_task() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     x = torch.randn(64, 3, 2, 2)
     labels = (x[:, 0].sum(dim=(1, 2)) > 0).long()
-    losses = fit(network, lambda _: (x, labels), Recipe(steps=120, learning_rate=0.05, label_smoothing=0.0))
+    losses = fit(network, lambda _: (x, labels), steps=120, learning_rate=0.05, loss_of=cross_entropy)
     assert len(losses) == 120
     assert losses[-1] < 0.2 < losses[0]
     assert not network.training
-
-
-def test_pace_warms_up_and_falls_to_nothing() -> None:
-    recipe = Recipe(steps=100, warmup_steps=10)
-    paces = [pace(step, recipe) for step in range(100)]
-    assert paces[0] == pytest.approx(0.1) and paces[10] == 1.0
-    assert paces[:10] == sorted(paces[:10]) and paces[10:] == sorted(paces[10:], reverse=True)
-    assert paces[-1] < 0.001
-
-
-def test_norms_and_biases_do_not_decay() -> None:
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    decaying, others = parameter_groups(network, 0.1)
-    assert [p.dim() for p in decaying["params"]] == [4] and decaying["weight_decay"] == 0.1
-    assert [p.dim() for p in others["params"]] == [1, 1, 1] and others["weight_decay"] == 0.0

@@ -1,6 +1,5 @@
 """Noise goes: from drawn pictures and from real videos that nobody trained on, and better than a median takes it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,10 @@ from vidproc.models.specs import RestorationSpec
 from vidproc.train.dead_leaves import picture
 from vidproc.train.encoded import encode
 from vidproc.train.fidelity import median_filtered, noisy, psnr_db
-from vidproc.train.loop import Recipe
 from vidproc.train.real_frames import frames_of, is_held_out, split_frames
 from vidproc.train.restoration import (
     HELD_OUT,
     PATCH,
-    RECIPE,
     Pictures,
     batch_at,
     drawn,
@@ -60,7 +57,7 @@ def test_the_shipped_checkpoint_restores_real_frames() -> None:
 def test_three_minutes_on_real_videos_restore_others() -> None:
     training, held = real_frames()
     torch.set_num_threads(1)
-    network = train(training, recipe=replace(RECIPE, steps=steps_in(3, training)))
+    network = train(training, steps=steps_in(3, training))
     assert_restores(measured(network, held))
 
 
@@ -68,8 +65,7 @@ def test_a_little_training_helps(tmp_path: Path) -> None:
     spec = RestorationSpec(widths=(8, 16), depths=(0, 1))
     said: list[str] = []
     training = drawn(6, size=96)
-    recipe = Recipe(steps=60, learning_rate=4e-3, weight_decay=0.0)
-    network = train(training, recipe=recipe, spec=spec, report=said.append)
+    network = train(training, steps=60, learning_rate=4e-3, warmup_steps=20, spec=spec, report=said.append)
     held = drawn(3, size=96, first=HELD_OUT)
     figures = measured(network, held)
     assert figures["restored"] > figures["noisy"] + 2
@@ -80,9 +76,9 @@ def test_a_little_training_helps(tmp_path: Path) -> None:
 
 
 def test_training_repeats_itself() -> None:
-    training, recipe = drawn(2, size=80), Recipe(steps=3, warmup_steps=1)
+    training = drawn(2, size=80)
     spec = RestorationSpec(widths=(4, 8), depths=(0, 1))
-    one, other = (train(training, recipe=recipe, spec=spec) for _ in range(2))
+    one, other = (train(training, steps=3, spec=spec) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 

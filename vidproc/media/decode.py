@@ -97,9 +97,7 @@ def _decode(file: BinaryFile, request: dict[str, Any], views: list[View], output
 def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> Gather:
     """Empty slots and tracks over `output`."""
     video, segment = Span(*request["video"]), Span(*request["segment"])
-    places, _ = layout(
-        views, video=video, segment=segment, still=request["still"], starts_us=request.get("starts_us")
-    )
+    places, _ = layout(views, video=video, segment=segment, still=request["still"], starts_us=request.get("starts_us"))
     limits = request["limits"]
     gather = Gather(segment, limits["frames"], limits["pixels"])
     for view, (offset, shape) in zip(views, places, strict=True):

@@ -26,17 +26,26 @@ class Cluster:
 
 
 @contextmanager
-def connected() -> Iterator[Cluster]:
-    """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job."""
+def connected(*, workers_speak: bool = True) -> Iterator[Cluster]:
+    """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job.
+
+    `workers_speak`: what workers print is printed here too.
+    """
     import ray
 
     importing = threading.Thread(target=importlib.import_module, args=("vidproc.pipeline.execution",), daemon=True)
     importing.start()
     joined = ray.is_initialized()
     if not joined and os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+        ray.init(logging_level=logging.ERROR, log_to_driver=workers_speak)
     elif not joined:
-        ray.init(include_dashboard=False, num_cpus=_cores(), logging_level=logging.ERROR, _system_config=_KEEP_WORKERS)
+        ray.init(
+            include_dashboard=False,
+            num_cpus=_cores(),
+            logging_level=logging.ERROR,
+            log_to_driver=workers_speak,
+            _system_config=_KEEP_WORKERS,
+        )
     importing.join()
     try:
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

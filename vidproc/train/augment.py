@@ -1,7 +1,7 @@
 """Changes at random of one decoded sample, all its frames alike, drawn from the sample's own seed.
 
-A picture or clip goes through torchvision's transforms.v2, sound through a few lines of numpy. The seed names the run, the
-epoch and the sample, so that neither the number of workers nor a restart changes what is learnt.
+A picture or clip goes through torchvision's transforms.v2, sound through a few lines of numpy. The seed names the run,
+the epoch and the sample, so that neither the number of workers nor a restart changes what is learnt.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,4 +126,5 @@ class Augment:
             changed = tv_tensors.Video(frames)
             for transform in self._transforms:
                 changed = transform(changed)
-        return changed.movedim(1, -1).reshape(sample.shape).numpy()
+        result: Sample = changed.movedim(1, -1).reshape(sample.shape).numpy()
+        return result

@@ -8,6 +8,7 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import repeat
 from multiprocessing import get_context
@@ -25,7 +26,7 @@ from vidproc.models.sidecar import DEMO
 from vidproc.models.weights import Weights
 from vidproc.models.zoo import spec_of
 from vidproc.train.encoded import encode, first_samples
-from vidproc.train.loop import Batch, Recipe, fit
+from vidproc.train.loop import Batch, fit
 from vidproc.train.synthetic import MOTIONS, SHAPES, frames, render, scene
 from vidproc.views import Clips, Frames, Picture, view_to_json
 
@@ -46,7 +47,8 @@ class Task:
     options: dict[str, Any]
     view: Clips | Frames
     batch: int
-    recipe: Recipe
+    steps: int
+    learning_rate: float
 
 
 TASKS = {
@@ -57,7 +59,8 @@ TASKS = {
         options={"depths": [1, 1, 1], "widths": [12, 24, 36]},
         view=Clips(num_frames=8, fps=8, stride_s=1.0, picture=Picture(resize=(48, 48))),
         batch=24,
-        recipe=Recipe(steps=700, learning_rate=2e-3),
+        steps=700,
+        learning_rate=2e-3,
     ),
     "objects": Task(
         name="objects",
@@ -66,7 +69,8 @@ TASKS = {
         options={"depths": [1, 1, 1], "widths": [16, 32, 56]},
         view=Frames(fps=1.0, picture=Picture(resize=(64, 64))),
         batch=60,
-        recipe=Recipe(steps=600, learning_rate=3e-3),
+        steps=600,
+        learning_rate=3e-3,
     ),
 }
 
@@ -92,13 +96,14 @@ def make(name: str, out: Path) -> str:
     return f"{name}: held-out accuracy {accuracy:.3f} -> {save(network, task, out, accuracy=accuracy)}"
 
 
-def train(task: Task, *, report: Any, recipe: Recipe | None = None) -> Network:
+def train(task: Task, *, report: Any) -> Network:
     """A network trained from the fixed seed 0."""
     torch.manual_seed(0)
     network = build(spec_of(task.architecture, task.options), classes=len(task.categories))
     # a 3D training step in the default layout takes eight times as long on a CPU
     network = network.to(memory_format=layout(task.view))
-    fit(network, lambda step: batch_at(task, step), recipe or task.recipe, report=report)
+    batches = partial(batch_at, task)
+    fit(network, batches, steps=task.steps, learning_rate=task.learning_rate, report=report)
     return network
 
 

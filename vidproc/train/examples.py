@@ -1,9 +1,9 @@
 """What is learnt from: labelled spans of videos, pictures and sounds, from folders, tables, COCO files and SQL.
 
-    clips/dog/a.mp4, clips/train/dog/a.mp4      one folder per class, perhaps below one folder per split; tar shards too
-    spans.csv, spans.parquet                    columns uri, label or labels, and perhaps member, start, end, split
-    instances.json                              COCO: boxes on pictures
-    SELECT … over the published tables          the same columns: labels that models agree on, or people reviewed
+clips/dog/a.mp4, clips/train/dog/a.mp4      one folder per class, perhaps below one folder per split; tar shards too
+spans.csv, spans.parquet                    columns uri, label or labels, and perhaps member, start, end, split
+instances.json                              COCO: boxes on pictures
+SELECT … over the published tables          the same columns: labels that models agree on, or people reviewed
 """
 
 import csv
@@ -48,7 +48,7 @@ SPLITS = {
     "val": "held_out", "valid": "held_out", "validation": "held_out", "dev": "held_out", "held_out": "held_out",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""What others call the splits → what they are here. `held_out` chooses the best epoch, `test` is only ever evaluated."""
+"""What others call the splits → what they are here. `held_out` chooses the epoch, `test` is only ever evaluated."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _coco(url: str) -> list[Labelled]:
     sources = {uri: source for source, uri in _looked_up(list(uris.values()))}
     if missing := [uri for uri in uris.values() if uri not in sources]:
         raise UsageError(f"{url} names {missing[0]}, which does not exist or is no picture")
-    splits = {key: SPLITS.get(str(one.get("split", "")), None) for key, one in pictures.items()}
+    splits = {key: SPLITS.get(str(one.get("split", ""))) for key, one in pictures.items()}
     return [Labelled(sources[uris[key]], labels[key], splits[key]) for key in pictures]
 
 

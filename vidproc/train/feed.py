@@ -81,7 +81,7 @@ class Feed:
 
     @property
     def items(self) -> int:
-        return self.examples.num_rows * self.look.samples
+        return int(self.examples.num_rows) * self.look.samples
 
     def order(self, epoch: int) -> Items:
         """The epoch's items; of evaluation as they are. Samples that are decoded together stay together."""
@@ -155,7 +155,8 @@ class Sampler:
         if self._guard is None:
             table, row = self._places[number]
             raw = np.frombuffer(self._columns[table][row].as_buffer(), self._kind)
-            return raw.reshape(self.feed.look.samples, *self.feed.sample_shape)[sample]
+            kept: npt.NDArray[Any] = raw.reshape(self.feed.look.samples, *self.feed.sample_shape)
+            return kept[sample]  # type: ignore[no-any-return]
         if self._decoded[0] != (number, epoch):
             self._decoded = (number, epoch), self._decode(self._guard, number, epoch)
         samples = self._decoded[1]

@@ -94,6 +94,7 @@ class RunOptions(Options):
     batch: int = Field(32, ge=1, description="examples of one step, over all workers")
     accumulate: int = Field(1, ge=1, description="pieces that a worker's share of a step is computed in")
     patience: int = Field(0, ge=0, description="epochs without improvement after which training ends; 0: never")
+    keep: Literal["best", "last"] = Field("best", description="of which epoch the result is, by the held-out examples")
     licence: str = Field("private", description="of the result, for its sidecar")
     allow_licences: tuple[str, ...] = Field((), description="licences of --init that are accepted by name")
     checkpoint_steps: int = Field(0, ge=0, description="also keep a checkpoint every so many steps; 0: each epoch")
@@ -125,7 +126,9 @@ class WorkerOptions(Options):
         return value
 
 
-class TrainConfig(RunOptions, DataOptions, LookOptions, NetworkOptions, OptimiserOptions, ScheduleOptions, WorkerOptions):
+class TrainConfig(
+    RunOptions, DataOptions, LookOptions, NetworkOptions, OptimiserOptions, ScheduleOptions, WorkerOptions
+):
     """All options of `jobs/train.py`."""
 
     @model_validator(mode="after")

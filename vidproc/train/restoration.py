@@ -11,7 +11,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,12 +29,12 @@ from vidproc.models.sidecar import DEMO
 from vidproc.models.specs import RestorationSpec
 from vidproc.train.dead_leaves import picture
 from vidproc.train.fidelity import median_filtered, noisy, psnr_db
-from vidproc.train.loop import Batch, Recipe, fit
+from vidproc.train.loop import Batch, fit
 from vidproc.train.real_frames import split_frames
 
 Pictures = Sequence[npt.NDArray[np.uint8]]
 
-RECIPE = Recipe(steps=3000, learning_rate=2e-3, weight_decay=0.0, warmup_steps=50)
+STEPS = 3000
 PATCH, BATCH = 64, 16
 MOST_NOISE = 50.0
 """Standard deviation, of 0..255, of the strongest noise that is learnt; each patch has its own, from 0 on."""
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, metavar="DIR", help="learn from these videos, not from drawings")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, default=RECIPE.steps, help="(default: %(default)s)")
+    length.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
     length.add_argument("--minutes", type=float, help="about so long, as measured on the first steps")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"where restore.safetensors goes; drawn: {DEMO}")
     given = parser.parse_args()
@@ -56,11 +57,11 @@ def main() -> None:
         training, held = split_frames(given.videos)
     print(f"{len(training)} pictures to train on, {len(held)} held out", flush=True)
     steps = given.steps if given.minutes is None else steps_in(given.minutes, training)
-    network = train(training, recipe=replace(RECIPE, steps=steps), report=lambda text: print(text, flush=True))
+    network = train(training, steps=steps, report=lambda text: print(text, flush=True))
     figures = [f"{name} {db:.2f} dB" for name, db in measured(network, held).items()]
     print(*figures, sep="\n", flush=True)
     protocol = f"PSNR on {len(held)} unseen pictures, noise of sigma 25: {', '.join(figures)}"
-    how = f" --steps {steps}" if steps != RECIPE.steps else ""
+    how = f" --steps {steps}" if steps != STEPS else ""
     if given.videos is None:
         print("->", save(network, given.out or DEMO, licence="Apache-2.0", how=how, protocol=protocol))
     elif given.out is not None:
@@ -75,14 +76,25 @@ def drawn(count: int, *, size: int, first: int = 0) -> Pictures:
 def train(
     pictures: Pictures,
     *,
-    recipe: Recipe = RECIPE,
+    steps: int = STEPS,
+    learning_rate: float = 2e-3,
+    warmup_steps: int = 50,
     spec: RestorationSpec | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> RestorationNetwork:
     """A network trained from the fixed seed 0 by the mean absolute difference (as EDSR, which found it sharper)."""
     torch.manual_seed(0)
     network = RestorationNetwork(spec or RestorationSpec()).to(memory_format=torch.channels_last)
-    fit(network, lambda step: batch_at(pictures, step), recipe, loss_of=F.l1_loss, report=report)
+    fit(
+        network,
+        partial(batch_at, pictures),
+        steps=steps,
+        learning_rate=learning_rate,
+        l2=0.0,
+        warmup_steps=warmup_steps,
+        loss_of=F.l1_loss,
+        report=report,
+    )
     return network
 
 
@@ -107,9 +119,9 @@ def _patch(pictures: Pictures, rng: np.random.Generator) -> npt.NDArray[np.uint8
 def steps_in(minutes: float, pictures: Pictures) -> int:
     """How many steps fit into that time here."""
     timed = 10
-    train(pictures, recipe=replace(RECIPE, steps=2))  # the first steps are slower than all that follow
+    train(pictures, steps=2)  # the first steps are slower than all that follow
     began = time.monotonic()
-    train(pictures, recipe=replace(RECIPE, steps=timed))
+    train(pictures, steps=timed)
     return max(timed, int(60 * minutes * timed / (time.monotonic() - began)))
 
 

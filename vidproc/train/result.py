@@ -30,6 +30,7 @@ def save_result(
     view = config.looks_at
     held = sum(split == "held_out" for split in examples["split"].to_pylist())
     figures = ", ".join(f"{name} {value:.3f}" for name, value in best["measures"].items())
+    chose = ", which chose the epoch" if config.keep == "best" and config.epochs > 1 else ""
     weights = Weights(
         url=store.url_of("network.safetensors"),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -38,14 +39,14 @@ def save_result(
         std=config.std,
         licence=config.licence,
         provenance=f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
-        protocol=f"uniform-{config.even_samples}xcenter on {held} held-out examples, which chose the epoch: {figures}",
+        protocol=f"uniform-{config.even_samples}xcenter on {held} held-out examples{chose}: {figures}",
         metrics=dict(best["measures"]),
         origin={
             "data": _data_hash(examples),
             "config": config.identity_hash(),
             "code_version": __version__,
         },
-        **task.sidecar(),  # type: ignore[attr-defined]
+        **task.sidecar(),
     )
     store.put("network.safetensors", data)
     store.put("network.safetensors.json", sidecar_text(weights).encode())

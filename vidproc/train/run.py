@@ -31,7 +31,7 @@ def run(config: TrainConfig) -> int:
         return 0
     examples = _examples(store, config)
     categories = found_categories(examples, config)
-    with connected() as cluster:
+    with connected(workers_speak=False) as cluster:  # Ray Train's actors say much that nobody needs
         return _train(config, store, examples, categories, cluster)
 
 
@@ -46,7 +46,9 @@ def _claim(store: Store, config: TrainConfig) -> None:
         return
     before = there.get("config", {})
     differing = [name for name, value in config.identity().items() if before.get(name) != value]
-    told = "; ".join(f"{name} was {before.get(name)!r} and is now {config.identity()[name]!r}" for name in differing[:5])
+    told = "; ".join(
+        f"{name} was {before.get(name)!r} and is now {config.identity()[name]!r}" for name in differing[:5]
+    )
     raise UsageError(f"{store.url_of()} holds a training with other options ({told}): choose another --name")
 
 
@@ -63,9 +65,8 @@ def _examples(store: Store, config: TrainConfig) -> pa.Table:
     return pq.read_table(pa.BufferReader(store.get("examples.parquet") or b""))
 
 
-def _train(
-    config: TrainConfig, store: Store, examples: pa.Table, categories: tuple[str, ...], cluster: Cluster
-) -> int:
+def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tuple[str, ...], cluster: Cluster) -> int:
+    import ray
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -84,7 +85,7 @@ def _train(
     most = config.workers[-1]
     if min(config.batch, train.items) < most:
         raise UsageError(f"--batch {config.batch} and {train.items} samples must be at least {most}, one a worker")
-    progress = Progress.remote()
+    progress = Progress.remote()  # type: ignore[attr-defined]
     job = Job(
         config=config,
         task=task,
@@ -104,7 +105,7 @@ def _train(
             use_gpu=on_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if on_gpu else {})},
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name="ray",
             storage_path=path,
             storage_filesystem=pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)),
@@ -124,13 +125,15 @@ def _train(
     if result.checkpoint is None:
         raise RuntimeError("the training ended without a checkpoint")
     told = save_result(config, store, task, examples, result.checkpoint)
-    log("trained", weights=store.url_of("network.safetensors"), **told)
+    log("trained", weights=store.url_of("network.safetensors"), **dict[str, Any](told))
     return 0
 
 
 def _failure(kind: str, message: str) -> Exception:
-    return UsageError(message) if kind in ("UsageError", "WeightsError", "FloatingPointError") else RuntimeError(
-        f"the training failed twice at the same step: {kind}: {message}"
+    return (
+        UsageError(message)
+        if kind in ("UsageError", "WeightsError", "FloatingPointError")
+        else RuntimeError(f"the training failed twice at the same step: {kind}: {message}")
     )
 
 
@@ -164,7 +167,7 @@ def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Seque
         size *= length
     once = config.decode == "once" or (config.decode == "auto" and fits_in_memory(size * (2 if hears else 1)))
     prepared = prepare(chosen, look, decode=once, cpus=config.cpus_per_decode)
-    log("prepared", split=split, examples=prepared.examples.num_rows, kept=once, **prepared.failed)
+    log("prepared", split=split, examples=prepared.examples.num_rows, kept=once, **dict[str, Any](prepared.failed))
     return Feed(
         examples=prepared.examples, look=look, augment=augment, sample_shape=config.sample_shape, bank=prepared.bank
     )

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,8 @@ def _prepare(batch: pa.Table, *, look: Look, decode: bool) -> Iterator[pa.Table]
 
 def fits_in_memory(bytes_wanted: int) -> bool:
     """Whether decoded samples of this size may stay in the cluster's object store."""
-    return bytes_wanted <= _BANK_SHARE * ray.cluster_resources().get("object_store_memory", 0)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return bytes_wanted <= _BANK_SHARE * resources.get("object_store_memory", 0)
 
 
 # ---- every step
@@ -165,7 +167,7 @@ def stream(
     held: list[dict[str, npt.NDArray[Any]]] = []
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
         cuts = [0, *(np.flatnonzero(np.diff(block["step"])) + 1).tolist(), len(block["step"])]
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, end in pairwise(cuts):
             piece = {name: column[start:end] for name, column in block.items()}
             if held and held[0]["step"][0] != piece["step"][0]:
                 yield _joined(held)

@@ -1,4 +1,4 @@
-"""Where the curves go: TensorBoard's event files always; MLflow and W&B when they are installed and their variables set."""
+"""Where the curves go: TensorBoard's event files always; MLflow and W&B when they are installed and set up."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from vidproc.train.options import TrainConfig
 
 
 class Tracker:
-    """Of the first worker. Event files lie in the training's folder; in an object store from the end of each epoch on."""
+    """Of the first worker. Event files lie in the training's folder, in an object store since the last epoch's end."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

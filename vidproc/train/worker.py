@@ -1,12 +1,11 @@
 """What each worker of a training does: its share of every step, in step with the others by DDP or FSDP.
 
-All that is drawn at random is drawn anew for each step, from the run's seed and the step's number. So a checkpoint holds no
-state of a generator, and a run that was killed goes on as if it had not been.
+All that is drawn at random is drawn anew for each step, from the run's seed and the step's number. So a checkpoint
+holds no state of a generator, and a run that was killed goes on as if it had not been.
 """
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,14 +26,13 @@ from vidproc.errors import VidprocError
 from vidproc.models.initial import begin_with
 from vidproc.train.feed import Feed, Items, Part, Sampler
 from vidproc.train.inputs import inputs_of, memory_format
+from vidproc.train.meter import Meter
 from vidproc.train.optimisation import Optimisation
 from vidproc.train.options import TrainConfig
 from vidproc.train.schedule import Patience
 from vidproc.train.streams import stream
 from vidproc.train.tasks.base import Batch, Task
 from vidproc.train.tracking import Tracker
-
-_TELL_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +77,7 @@ class _Training:
         network = job.task.network()
         if self.config.init:
             begin_with(network, self.config.init, allow_licences=self.config.allow_licences)
-        self.network = network.to(self.device).to(memory_format=memory_format(self.config))  # type: ignore[call-overload]
+        self.network = network.to(self.device).to(memory_format=memory_format(self.config))
         self.wrapped = self._distributed()
         self.steps_per_epoch = job.train.steps(self.config.batch)
         self.total_steps = self.steps_per_epoch * self.config.epochs
@@ -113,7 +111,7 @@ class _Training:
     def run(self) -> None:
         part = Part(self.config.batch, self.rank, self.workers)
         losses: list[Tensor] = []
-        meter = _Meter(self)
+        meter = Meter(batch=self.config.batch, first=self.step, stop=self.total_steps)
         samples = stream(
             self.job.train,
             part,
@@ -126,7 +124,10 @@ class _Training:
             assert step == self.step, f"step {step} came in place of {self.step}"
             losses.append(self._train_step(data, items))
             self.step += 1
-            meter.tell(losses)
+            if self.rank == 0 and meter.due():
+                recent = float(torch.stack(losses[-20:]).mean()) * self.workers
+                told = {"step": self.step, "steps": self.total_steps, "loss": round(recent, 4)}
+                self.job.progress.tell.remote({**told, **meter.rates(self.step)})
             if self.step % self.steps_per_epoch == 0:
                 if self._end_epoch(losses, meter):
                     break
@@ -152,7 +153,7 @@ class _Training:
                 loss = self.job.task.loss(self.wrapped, batch) * share
             with self._unsynchronised(not last):
                 # DDP averages over workers: undo that, because shares may differ
-                (loss * self.workers).backward()  # type: ignore[no-untyped-call]
+                (loss * self.workers).backward()
             total += loss.detach()
         self.optimisation.step()
         return total
@@ -170,17 +171,17 @@ class _Training:
 
     # ---- the end of an epoch
 
-    def _end_epoch(self, losses: list[Tensor], meter: "_Meter") -> bool:
+    def _end_epoch(self, losses: list[Tensor], meter: Meter) -> bool:
         """Evaluate, keep what is best, report. Returns whether training is over."""
         curve = self._summed(torch.stack(losses))
         epoch = self.step // self.steps_per_epoch
         with self.optimisation.averaged() as network:
             measures = self._evaluated(network)
             judged = next(iter(measures.values()), -float(curve.mean()))
-            if self.patience.update(judged) or not self.best:
+            if self.patience.update(judged) or not self.best or self.config.keep == "last":
                 self.best = {"epoch": epoch, "measures": measures, "state": self._state(network)}
         over = self.patience.exhausted or self.step >= self.total_steps
-        told = {"epoch": epoch, "step": self.step, "loss": float(curve.mean()), **measures, **meter.rates()}
+        told = {"epoch": epoch, "step": self.step, "loss": float(curve.mean()), **measures, **meter.rates(self.step)}
         if not math.isfinite(told["loss"]):
             raise FloatingPointError(
                 f"the loss is {told['loss']} in epoch {epoch}: lower --learning-rate, or set --gradient-clip"
@@ -209,7 +210,7 @@ class _Training:
             everywhere = [[] for _ in range(self.workers)]
             dist.all_gather_object(everywhere, found)
         outputs = merged([pair for part in everywhere for pair in part], samples=self.job.held.look.samples)
-        return self.job.task.measures([outputs[i] for i in sorted(outputs)], [self.job.held_labels[i] for i in sorted(outputs)])
+        return self.job.task.measures(list(outputs.values()), [self.job.held_labels[i] for i in outputs])
 
     def _held_samples(self, feed: Feed) -> Iterator[tuple[npt.NDArray[Any], Items]]:
         part, steps = Part(self.config.batch, self.rank, self.workers), feed.steps(self.config.batch)
@@ -231,7 +232,8 @@ class _Training:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            return get_model_state_dict(network, options=options)
+            whole: dict[str, Any] = get_model_state_dict(network, options=options)
+            return whole
         return {name: value.detach().cpu().clone() for name, value in self.job.task.state(network).items()}
 
     def _report(self, told: dict[str, Any], *, last: bool) -> None:
@@ -264,53 +266,9 @@ class _Training:
         self.best, self.step = state["best"], state["step"]
 
 
-def merged(
-    found: list[tuple[int, npt.NDArray[np.float32]]], *, samples: int
-) -> dict[int, npt.NDArray[np.float32]]:
-    """Example → the mean of its samples' outputs."""
+def merged(found: list[tuple[int, npt.NDArray[np.float32]]], *, samples: int) -> dict[int, npt.NDArray[np.float32]]:
+    """Example → the mean of its samples' outputs, in the examples' order."""
     grouped: dict[int, list[npt.NDArray[np.float32]]] = {}
     for item, output in sorted(found, key=lambda pair: pair[0]):
         grouped.setdefault(item // samples, []).append(output)
     return {key: values[0] if len(values) == 1 else np.mean(values, axis=0) for key, values in grouped.items()}
-
-
-class _Meter:
-    """How fast it goes, and how long it waits for data."""
-
-    def __init__(self, training: _Training) -> None:
-        self._training = training
-        self._began = self._told = time.monotonic()
-        self._first_step = training.step
-        self._waited = 0.0
-
-    def waiting_for(self, samples: Iterator[tuple[int, npt.NDArray[Any], Items]]) -> Iterator[tuple[int, npt.NDArray[Any], Items]]:
-        first = True
-        while True:
-            before = time.monotonic()
-            one = next(samples, None)
-            if first:  # the start of Ray Data is no part of any rate
-                self._began, first = time.monotonic(), False
-            else:
-                self._waited += time.monotonic() - before
-            if one is None:
-                return
-            yield one
-
-    def rates(self) -> dict[str, float]:
-        spent = max(1e-9, time.monotonic() - self._began)
-        steps = self._training.step - self._first_step
-        left = (self._training.total_steps - self._training.step) / max(steps, 1) * spent
-        return {
-            "samples_per_s": steps * self._training.config.batch / spent,
-            "data_wait": self._waited / spent,
-            "eta_s": left,
-        }
-
-    def tell(self, losses: list[Tensor]) -> None:
-        training = self._training
-        if training.rank or time.monotonic() - self._told < _TELL_S:
-            return
-        self._told = time.monotonic()
-        recent = float(torch.stack(losses[-20:]).mean()) * training.workers
-        told = {"step": training.step, "steps": training.total_steps, "loss": round(recent, 4)}
-        training.job.progress.tell.remote({**told, **{k: round(v, 3) for k, v in self.rates().items()}})

@@ -27,7 +27,8 @@ class Batch:
 class Task(Protocol):
     """Made from the run's options and categories; light, and sent to every worker."""
 
-    categories: tuple[str, ...]
+    @property
+    def categories(self) -> tuple[str, ...]: ...
 
     def network(self) -> nn.Module:
         """A network with fresh weights, drawn from torch's current seed."""
@@ -46,3 +47,6 @@ class Task(Protocol):
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
         """What the checkpoint holds: the parameters that are used after training."""
+
+    def sidecar(self) -> dict[str, Any]:
+        """What the task alone knows of the checkpoint: fields of its sidecar."""

@@ -21,7 +21,7 @@ from vidproc.train.tasks.base import Batch
 class Listener(nn.Module):
     """Sound [batch, samples] → scores: its spectrogram, stretches of which are hidden in training, then the network.
 
-    Hidden are up to an eighth of the bins and of the time, twice each (SpecAugment: Park et al. 2019, arXiv:1904.08779).
+    Hidden are up to an eighth of bins and time, twice each (SpecAugment: Park et al. 2019, arXiv:1904.08779).
     """
 
     def __init__(self, listening: Listening, network: nn.Module, *, hide: bool) -> None:
