@@ -164,5 +164,20 @@ RUNS = Table(
     ),
     key=("run_id",),
 )
+EVALUATIONS = Table(
+    "evaluations",
+    pa.schema(
+        [
+            _key("model_id", pa.string()),
+            _key("dataset", pa.string()),
+            _key("protocol", pa.string()),  # how examples were drawn and scored
+            _key("metric", pa.string()),
+            _key("slice", pa.string()),  # "" for all examples, or what they have in common: label=dog
+            _key("value", pa.float64()),
+            _key("at", _AT),
+        ]
+    ),
+    key=("model_id", "dataset", "protocol", "metric", "slice"),
+)
 
-TABLES: dict[str, Table] = {table.name: table for table in (VIDEOS, LABELS, QUALITY, LEDGER, RUNS)}
+TABLES: dict[str, Table] = {table.name: table for table in (VIDEOS, LABELS, QUALITY, LEDGER, RUNS, EVALUATIONS)}

@@ -12,12 +12,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from evaluations_driver import evaluation_rows
 from made_rows import FakeAnnotator, label_rows, ledger_rows, part, segment_parts
 
 from vidproc.errors import UsageError
 from vidproc.schema import LABELS, LEDGER, QUALITY, TABLES
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
+from vidproc.tables.evaluations import write_evaluations
 from vidproc.tables.query import VIEWS, connect, run_query
 from vidproc.tables.store import Store
 
@@ -43,6 +45,7 @@ def fill(url: str) -> None:
         for row in old:
             row["label"] = "by an older model"
         commits.commit([part(url, LABELS, old)])
+    write_evaluations(url, evaluation_rows())
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vidproc.annotators.upload import as_tensor
 from vidproc.errors import NotFinite
+from vidproc.models.listener import Listener
 from vidproc.models.load import load_network, load_restorer
 from vidproc.models.optimise import for_inference
 from vidproc.models.restoration import restore_frames
@@ -50,16 +52,28 @@ class ScoringNetwork:
         self.least = min(least or LEAST, self.batch)
         self.multi_label = weights.multi_label
         self.temperature = weights.temperature
-        self.sample_shape = weights.view.sample_shape  # type: ignore[union-attr]
+        self.sound = weights.listening is not None
         # (x / 255 - mean) / std as one multiply and one add, for channels last and innermost
         std = torch.tensor(weights.std)
         self.scale = (1 / (255 * std)).to(self.device)
         self.shift = (-torch.tensor(weights.mean) / std).to(self.device)
 
-    def scores(self, data: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
-        """[samples, *shape] each → [samples, labels] each. Batches run across the arrays' borders.
+    def scores(self, data: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """[samples, *shape] each → [samples, labels] each, in 0..1. Batches run across the arrays' borders."""
+        return self._run(data, self._activated)
 
-        A CUDA out-of-memory halves the batch, for this call and those after it. Raises `NotFinite`.
+    def logits(self, data: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """The same before temperature and softmax or sigmoid: what a temperature is fitted on."""
+        return self._run(data, lambda logits: logits)
+
+    def _activated(self, logits: Tensor) -> Tensor:
+        logits = logits / self.temperature
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+    def _run(
+        self, data: Sequence[npt.NDArray[Any]], finish: Callable[[Tensor], Tensor]
+    ) -> list[npt.NDArray[np.float32]]:
+        """A CUDA out-of-memory halves the batch, for this call and those after it. Raises `NotFinite`.
         """
         lengths = [len(array) for array in data]
         if not sum(lengths):
@@ -71,7 +85,7 @@ class ScoringNetwork:
             while at < total:
                 size = min(self.batch, total - at)
                 try:
-                    done.append(self._forward(_slice(pieces, at, at + size)))
+                    done.append(finish(self._forward(_slice(pieces, at, at + size))))
                     at += size
                     continue
                 except torch.OutOfMemoryError:
@@ -94,7 +108,7 @@ class ScoringNetwork:
         torch.cuda.empty_cache()
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """uint8 [samples, (frames,) height, width, channels] → float32 scores [samples, labels]."""
+        """uint8 [samples, (frames,) height, width, channels] or int16 [samples, time, channels] → float32 logits."""
         count = len(pixels)
         if count < self.least:
             pixels = torch.cat([pixels, pixels[-1:].expand(self.least - count, *pixels.shape[1:])])
@@ -102,10 +116,13 @@ class ScoringNetwork:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.restorer is not None:
                 x = restore_frames(self.restorer, x)
-            x.mul_(self.scale).add_(self.shift)
-            x = x.movedim(-1, 1)  # channels first by name only: in memory they stay last, as the convolutions like it
-            logits: Tensor = self.network(x)[:count].float() / self.temperature
-        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+            if self.sound:
+                x = x.mean(dim=2).div_(32_768)
+            else:
+                # channels first by name only: in memory they stay last, as the convolutions like it
+                x = x.mul_(self.scale).add_(self.shift).movedim(-1, 1)
+            logits: Tensor = self.network(x)[:count].float()
+        return logits
 
 
 def load_scoring_network(
@@ -117,8 +134,11 @@ def load_scoring_network(
     compiled: bool = False,
 ) -> ScoringNetwork:
     """Raises `WeightsError` when a checkpoint is not what its sidecar says."""
+    network: nn.Module = for_inference(load_network(weights), device, compiled=compiled)
+    if weights.listening is not None:
+        network = Listener(weights.listening, network).to(device).eval()
     return ScoringNetwork(
-        for_inference(load_network(weights), device, compiled=compiled),
+        network,
         weights,
         least=sys.maxsize if compiled else LEAST,
         device=device,
