@@ -34,14 +34,16 @@ from torch.nn import functional as F
 
 from vidproc.models.build import build
 from vidproc.models.specs import Block, ResidualSpec, Stem
-from vidproc.train.demo import normalised
+from vidproc.train.inputs import inputs_of
 from vidproc.train.loop import Batch
+from vidproc.train.options import LookOptions
 from vidproc.train.schedule import ScheduleOptions, rate_factor
 from vidproc.train.synthetic import SHAPES, frames, scene
 
 Kind = Literal["residual", "residual from zero", "plain"]
 KINDS: tuple[Kind, ...] = ("residual", "residual from zero", "plain")
 PICTURES, BATCH = 200, 50
+INPUTS = LookOptions(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 KNOWS_NOTHING = math.log(len(SHAPES))
 """The loss of a network that takes all classes for equally likely."""
 
@@ -65,7 +67,7 @@ def pictures() -> Batch:
     labels = np.arange(PICTURES) % len(SHAPES)
     scenes = [scene(SHAPES[label], "right", seed=seed, aspect=1.0) for seed, label in enumerate(labels)]
     pixels = np.concatenate([frames(one, np.zeros(1), size=(32, 32)) for one in scenes])
-    return F.avg_pool2d(normalised(pixels), 2), torch.from_numpy(labels)
+    return F.avg_pool2d(inputs_of(pixels, INPUTS, torch.device("cpu")), 2), torch.from_numpy(labels)
 
 
 def final_loss(kind: Kind, *, depth: int, seed: int, steps: int = 300, rate: float = 0.1) -> float:

@@ -30,10 +30,12 @@ from torch import Tensor, nn
 
 from vidproc.models.build import build
 from vidproc.models.specs import ResidualSpec, Stem
-from vidproc.train.demo import normalised
+from vidproc.train.inputs import inputs_of
 from vidproc.train.loop import Batch, fit
+from vidproc.train.options import LookOptions
 from vidproc.train.torus import DIRECTIONS, Clips, clips, opposite
 
+INPUTS = LookOptions(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CHANCE = 1 / len(DIRECTIONS)
 BATCH, HELD_OUT = 32, 400
 """Clips a step, and clips that measure."""
@@ -94,7 +96,7 @@ def _seed(seed: int, step: int) -> int:
 
 
 def _inputs(moving: Clips) -> Tensor:
-    return normalised(moving).contiguous(memory_format=torch.channels_last_3d)
+    return inputs_of(moving, INPUTS, torch.device("cpu")).contiguous(memory_format=torch.channels_last_3d)
 
 
 def shuffled(moving: Clips, *, seed: int) -> Clips:

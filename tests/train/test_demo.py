@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -10,12 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.media.samples import Samples
-from vidproc.models.load import load_network
 from vidproc.models.weights import resolve_weights
-from vidproc.train.demo import HELD_OUT, TASKS, batch_at, save, train
+from vidproc.train.demo import CATEGORIES, LEARNT, draw_videos, train_config
 from vidproc.train.encoded import encode, first_samples
 from vidproc.train.loop import fit
-from vidproc.train.synthetic import MOTIONS, SHAPES, render
+from vidproc.train.synthetic import HELD_OUT, MOTIONS, SHAPES, render
 
 
 @pytest.mark.parametrize(("name", "size", "fps"), [("actions", (120, 214), 30), ("objects", (144, 176), 15)])
@@ -47,28 +47,28 @@ def test_an_encoded_video_keeps_its_frames() -> None:
     assert errors[5] < 8
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_step_s_batch_is_always_the_same(name: str) -> None:
-    task = replace(TASKS[name], batch=12)
-    (inputs, labels), (again, labels_again), (other, _) = batch_at(task, 4), batch_at(task, 4), batch_at(task, 5)
-    assert inputs.shape == (12, 3, *task.view.sample_shape[:-1])
-    assert torch.equal(inputs, again) and torch.equal(labels, labels_again)
-    assert not torch.equal(inputs, other)
+@pytest.mark.parametrize("name", LEARNT)
+def test_the_shipped_checkpoint_was_made_by_the_demo(name: str, tmp_path: Path) -> None:
+    """Same network, same view, same options: who changes them trains and ships again."""
+    config = train_config(name, tmp_path)
+    weights = resolve_weights(f"demo:{name}")
+    assert (weights.architecture, weights.options) == (config.architecture, config.options)
+    assert weights.view == config.looks_at and weights.categories == tuple(sorted(CATEGORIES[name]))
+    assert weights.provenance == config.provenance and weights.metrics["accuracy"] > 0.95
 
 
-def test_training_repeats_itself(tmp_path: Path) -> None:
-    """A few steps from the seed give the same network twice, and its checkpoint loads back."""
-    task = replace(TASKS["objects"], batch=30, steps=12)
-    said: list[str] = []
-    network = train(task, report=said.append)
-    twin = train(task, report=said.append)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
-    assert said and said[0].startswith("step 12/12  loss ")
-    path = save(network, task, tmp_path, accuracy=0.5)
-    loaded = load_network(resolve_weights(str(path)))
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.allclose(loaded(x), network(x), atol=1e-6)
+def test_drawn_scenes_are_alike_in_every_category(tmp_path: Path) -> None:
+    draw_videos(tmp_path / "one", "actions", scenes=1)
+    draw_videos(tmp_path / "two", "actions", scenes=1)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.mp4"))
+    assert [str(path) for path in files] == [f"{motion}/scene-0000000.mp4" for motion in sorted(MOTIONS)]
+    assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in files)
+    sizes = set()
+    for path in files:
+        with av.open(tmp_path / "one" / path) as video:
+            stream = video.streams.video[0]
+            sizes.add((stream.width, stream.average_rate, stream.frames))
+    assert len(sizes) == 1
 
 
 def test_fit_solves_a_simple_task() -> None:

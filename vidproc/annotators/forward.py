@@ -73,8 +73,7 @@ class ScoringNetwork:
     def _run(
         self, data: Sequence[npt.NDArray[Any]], finish: Callable[[Tensor], Tensor]
     ) -> list[npt.NDArray[np.float32]]:
-        """A CUDA out-of-memory halves the batch, for this call and those after it. Raises `NotFinite`.
-        """
+        """A CUDA out-of-memory halves the batch, for this call and those after it. Raises `NotFinite`."""
         lengths = [len(array) for array in data]
         if not sum(lengths):
             return [np.empty((0, 0), np.float32) for _ in data]

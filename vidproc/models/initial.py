@@ -12,11 +12,11 @@ from vidproc.models.weights import resolve_weights
 def begin_with(network: nn.Module, spec: str, *, allow_licences: Sequence[str] = ()) -> list[str]:
     """Copy the weights that `spec` names into the network; returns the names of parameters that found none.
 
-    A network of sound is the part behind its spectrogram. Raises `WeightsError` when they cannot be had, or when less
-    than half of the parameters (by number of values) fit: then it is another network.
+    Of a network of sound it is the part behind its spectrogram, of a detector the backbone. Raises `WeightsError` when
+    they cannot be had, or when less than half of the parameters (by number of values) fit: it is another network then.
     """
     weights = resolve_weights(spec, allow_licences=allow_licences)
-    inner = getattr(network, "network", network)
+    inner = _labelling(network)
     given = named_state(load_saved(weights), layout=weights.layout, network=inner)
     wanted = inner.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
@@ -27,3 +27,13 @@ def begin_with(network: nn.Module, spec: str, *, allow_licences: Sequence[str] =
         )
     inner.load_state_dict({**wanted, **fitting})
     return sorted(set(wanted) - set(fitting))
+
+
+def _labelling(network: nn.Module) -> nn.Module:
+    """The residual network inside another one."""
+    for path in ("network", "backbone.body"):
+        try:
+            return network.get_submodule(path)
+        except AttributeError:
+            continue
+    return network

@@ -8,28 +8,19 @@ A spec names them in one of two ways:
 
 from collections.abc import Sequence
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from vidproc.errors import WeightsError
-from vidproc.models.sidecar import check_licence, described, shipped_url
+from vidproc.models.sidecar import Checkpoint, check_licence, described, shipped_url
 from vidproc.models.specs import RestorationSpec
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Restorer:
-    """One checkpoint. All but `url` is what the sidecar holds, in JSON under the same names.
+class Restorer(Checkpoint):
+    """One checkpoint of a network that takes noise out of frames: `restoration`."""
 
-    `restoration`: the network. `protocol`: on what pictures, and how, the gain in it was measured. `sha256`: of the
-    checkpoint's bytes.
-    """
-
-    url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     restoration: RestorationSpec
-    licence: str = Field(min_length=1)
-    provenance: str = Field(min_length=1)
-    protocol: str = ""
 
 
 def resolve_restorer(spec: str, *, allow_licences: Sequence[str] = ()) -> Restorer:

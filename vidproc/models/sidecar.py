@@ -1,17 +1,20 @@
 """A checkpoint's sidecar: read, held against the checkpoint's bytes, its licence allowed. Needs no torch.
 
-What `weights.Weights` and `restorer.Restorer` share.
+What `weights.Weights`, `restorer.Restorer`, `detector.Detector` and `embedder.Embedder` share.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from vidproc.errors import WeightsError
 from vidproc.models.fetch import checked_bytes, read_text
+from vidproc.views import view_from_json, view_to_json
 
 DEMO = Path(__file__).parent / "demo"
 OPEN_LICENCES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "MIT")
@@ -20,14 +23,35 @@ OPEN_LICENCES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0
 _ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".pyth", ".ckpt", ".pth.tar")
 
 
-class Checkpoint(Protocol):
-    """Where a checkpoint's bytes are, and what they hash to."""
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Checkpoint:
+    """What every sidecar says; all but `url` under these names.
 
-    @property
-    def url(self) -> str: ...
+    `sha256`: of the checkpoint's bytes. `protocol`: on what data and how the figures in it were measured, which
+    `metrics` has as numbers. `origin`: hashes of the data and the configuration, the code's version.
+    """
 
-    @property
-    def sha256(self) -> str: ...
+    url: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str = Field(min_length=1)
+    provenance: str = Field(min_length=1)
+    protocol: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    origin: dict[str, str] = Field(default_factory=dict)
+
+
+def as_view(value: Any) -> Any:
+    """A view from its JSON form, for fields that hold one."""
+    return view_from_json(value) if isinstance(value, Mapping) else value
+
+
+def sidecar_text(checkpoint: Checkpoint) -> str:
+    """The sidecar's JSON, from which `described` makes the checkpoint's description again."""
+    fields = asdict(checkpoint)
+    if (view := getattr(checkpoint, "view", None)) is not None:
+        fields["view"] = json.loads(view_to_json(view))
+    del fields["url"]
+    return json.dumps(fields, indent=1) + "\n"
 
 
 Described = TypeVar("Described", bound=Checkpoint)

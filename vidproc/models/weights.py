@@ -8,24 +8,20 @@ A spec names them in one of three ways:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from vidproc.models.checkpoints import LAYOUTS
-from vidproc.models.sidecar import check_licence, described, shipped_url
+from vidproc.models.sidecar import Checkpoint, as_view, check_licence, described, shipped_url
 from vidproc.models.specs import DenseSpec, ResidualSpec, SlowFastSpec, Spec
 from vidproc.models.spectrum import Listening
 from vidproc.models.zoo import spec_of
-from vidproc.views import Audio, Clips, Frames, view_from_json
+from vidproc.views import Audio, Clips, Frames
 
 _ENUM_NAME = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
-
-
-def _view(value: Any) -> Any:
-    return view_from_json(value) if isinstance(value, Mapping) else value
 
 
 def _text_first(value: Any) -> Any:
@@ -35,8 +31,8 @@ def _text_first(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Weights:
-    """One checkpoint. All but `url` is what the sidecar holds, in JSON under the same names.
+class Weights(Checkpoint):
+    """One checkpoint of a network that scores labels.
 
     `architecture`, `options`: a name of `models.zoo.ZOO` and what to change in it.
     `layout`: whose names the parameters have: one of `models.checkpoints.LAYOUTS`.
@@ -45,28 +41,19 @@ class Weights:
     `listening`: of an audio network, how much it hears at once, and how.
     `temperature`: what scores before softmax or sigmoid are divided by (Guo et al. 2017, arXiv:1706.04599).
     `thresholds`: per category the least score at which it is said; None: never. () leaves that to the annotator.
-    `protocol`: on what data and how the accuracy in it was measured, and `metrics`: the figures. `origin`: hashes of
-    the data and the configuration, the code's version. `sha256`: of the checkpoint's bytes.
     """
 
-    url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     architecture: str
     options: dict[str, Any] = Field(default_factory=dict)
     layout: str = "torchvision"
     categories: Annotated[tuple[str, ...], BeforeValidator(_text_first)] = Field(min_length=1)
-    view: Annotated[Frames | Clips | Audio, BeforeValidator(_view)]
+    view: Annotated[Frames | Clips | Audio, BeforeValidator(as_view)]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     multi_label: bool = False
     listening: Listening | None = None
     temperature: float = Field(default=1.0, gt=0)
     thresholds: tuple[float | None, ...] = ()
-    licence: str = Field(min_length=1)
-    provenance: str = Field(min_length=1)
-    protocol: str = ""
-    metrics: dict[str, float] = Field(default_factory=dict)
-    origin: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> "Weights":

@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -40,6 +40,7 @@ EXAMPLES = pa.schema(
         pa.field("end_us", pa.int64()),
         pa.field("label", pa.string(), nullable=False),  # JSON: a name, a list of names, or boxes
         pa.field("split", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),  # what may not be split: by --group, else the file's own name
     ]
 )
 
@@ -78,12 +79,11 @@ def read_examples(options: DataOptions) -> pa.Table:
     if not found:
         raise UsageError("no example was found: name --data, or --sql with --teach-tables")
     found.sort(key=lambda one: (one.source.uri, one.source.member, one.start_us or 0, one.end_us or 0))
-    split = _splitter(options)
     rows = [
         {
             "uri": one.source.uri, "member": one.source.member, "offset": one.source.offset,
             "bytes": one.source.bytes, "etag": one.source.etag, "start_us": one.start_us, "end_us": one.end_us,
-            "label": json.dumps(one.label), "split": split(one),
+            "label": json.dumps(one.label), "split": one.split or _side(one, options), "group": _group(one, options),
         }
         for one in found
     ]  # fmt: skip
@@ -109,8 +109,8 @@ def found_categories(examples: pa.Table, options: DataOptions) -> tuple[str, ...
     categories = options.categories or tuple(sorted(counts))
     if unknown := sorted(set(counts) - set(categories)):
         raise UsageError(f"the examples are labelled {unknown[:5]}, which --categories {list(categories)} leaves out")
-    if len(categories) < 1 or not counts:
-        raise UsageError("no training example has a label: look at the split column or at --held-out")
+    if not counts or "" in counts:
+        raise UsageError("examples have no label: expected FOLDER/CLASS/FILE, and some that are not held out")
     return categories
 
 
@@ -127,9 +127,7 @@ def _folders(url: str) -> list[Labelled]:
     for source, metadata in _listed([url]):
         path = source.member or source.uri.removeprefix(url)
         parts = [part for part in path.split("/") if part]
-        label = metadata.get("label") or metadata.get("cls") or (parts[-2] if len(parts) > 1 else None)
-        if label is None:
-            raise UsageError(f"{source.uri} lies in no class's folder: expected {url}/CLASS/FILE")
+        label = metadata.get("label") or metadata.get("cls") or (parts[-2] if len(parts) > 1 else "")
         split = next((SPLITS[part] for part in parts[:-2] if part in SPLITS), None)
         found.append(Labelled(source, label, split))
     return found
@@ -251,25 +249,21 @@ def _listed(urls: Sequence[str]) -> list[tuple[Source, dict[str, str]]]:
 # ---- splits
 
 
-def _splitter(options: DataOptions) -> Callable[[Labelled], str]:
-    """Who is held out, of those whose split nobody said: files that a glob names, or a share by a hash of the name.
+def _group(one: Labelled, options: DataOptions) -> str:
+    """What the regular expression `--group` finds in the name; else the name's last three parts, so that the same data
+    elsewhere is split alike."""
+    match = re.search(options.group, one.name) if options.group else None
+    return match.group() if match else "/".join(one.name.split("/")[-3:])
 
-    `group`: a regular expression; files in which it finds the same text stay on one side, as takes of one scene must.
-    """
+
+def _side(one: Labelled, options: DataOptions) -> str:
+    """Who is held out, where nobody said: files that a glob names, or a share, by a hash of the group."""
     share = _share(options.held_out)
-
-    def split(one: Labelled) -> str:
-        if one.split is not None:
-            return one.split
-        if share is None:
-            hit = any(fnmatch(name, options.held_out) for name in (one.name, one.name.rpartition("/")[2]))
-            return "held_out" if hit else "train"
-        match = re.search(options.group, one.name) if options.group else None
-        # the last three parts, so that the same data elsewhere is split alike
-        key = match.group() if match else "/".join(one.name.split("/")[-3:])
-        return "held_out" if int(sha256(key.encode()).hexdigest()[:8], 16) < share * 2**32 else "train"
-
-    return split
+    if share is None:
+        hit = any(fnmatch(name, options.held_out) for name in (one.name, one.name.rpartition("/")[2]))
+        return "held_out" if hit else "train"
+    place = int(sha256(_group(one, options).encode()).hexdigest()[:8], 16) / 2**32
+    return "held_out" if place < share else "train"
 
 
 def _share(held_out: str) -> float | None:

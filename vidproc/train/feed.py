@@ -70,13 +70,15 @@ def decoded(guard: Guard, example: Mapping[str, Any], look: Look, *, number: int
 class Feed:
     """All samples of one split; light, and sent to every process. Item i is sample i % samples of example i // samples.
 
-    `examples`: `EXAMPLES` with `facts`. `bank`: references to tables (`number`, `samples`) of what is decoded already.
+    `examples`: `EXAMPLES` with `facts`. `together`: an epoch goes from group to group. `bank`: references to tables
+    (`number`, `samples`) of what is decoded already.
     """
 
     examples: pa.Table
     look: Look
     augment: Augment
     sample_shape: tuple[int, ...]
+    together: bool = False
     bank: tuple[Any, ...] | None = None
 
     @property
@@ -88,10 +90,24 @@ class Feed:
         if self.look.even:
             return np.arange(self.items)
         rng = np.random.default_rng([self.look.seed, epoch])
-        if self.bank is not None:
+        samples = self.look.samples
+        if self.bank is None:
+            return (self._shuffled(rng)[:, None] * samples + np.arange(samples)).reshape(-1)
+        if not self.together:
             return rng.permutation(self.items)
-        examples = rng.permutation(self.examples.num_rows)
-        return (examples[:, None] * self.look.samples + np.arange(self.look.samples)).reshape(-1)
+        which = rng.permuted(np.tile(np.arange(samples), (self.examples.num_rows, 1)), axis=1)
+        return np.concatenate(
+            [order * samples + which[order, i] for i, order in enumerate(self._shuffled(rng) for _ in range(samples))]
+        )
+
+    def _shuffled(self, rng: np.random.Generator) -> Items:
+        """The examples in a new order; where groups are together, the groups are, and the examples within them."""
+        shuffled = rng.permutation(self.examples.num_rows)
+        if not self.together:
+            return shuffled
+        group = self.examples["group"].combine_chunks().dictionary_encode().indices.to_numpy()
+        place = rng.permutation(int(group.max()) + 1)
+        return shuffled[np.argsort(place[group[shuffled]], kind="stable")]
 
     def steps(self, batch: int) -> int:
         """Steps of an epoch. In training, what does not fill a batch is left for another epoch, unless it is all."""

@@ -26,7 +26,11 @@ class DataOptions(Options):
         "0.2", description="of data without a split: the share that is never trained on, or a glob of file names"
     )
     group: str | None = Field(
-        None, description="regular expression: files in which it finds the same text are not split"
+        None, description="regular expression: files in which it finds the same text are never split"
+    )
+
+    together: bool = Field(
+        False, description="files of one group follow each other: batches then show what differs within groups"
     )
 
     @field_validator("data", "categories", mode="before")
@@ -94,10 +98,16 @@ class RunOptions(Options):
     batch: int = Field(32, ge=1, description="examples of one step, over all workers")
     accumulate: int = Field(1, ge=1, description="pieces that a worker's share of a step is computed in")
     patience: int = Field(0, ge=0, description="epochs without improvement after which training ends; 0: never")
+    checkpoint_steps: int = Field(0, ge=0, description="also keep a checkpoint every so many steps; 0: each epoch")
+
+
+class ResultOptions(Options):
+    """What is said of the result, and which it is."""
+
     keep: Literal["best", "last"] = Field("best", description="of which epoch the result is, by the held-out examples")
     licence: str = Field("private", description="of the result, for its sidecar")
+    provenance: str | None = Field(None, description="who made the result and how, for its sidecar")
     allow_licences: tuple[str, ...] = Field((), description="licences of --init that are accepted by name")
-    checkpoint_steps: int = Field(0, ge=0, description="also keep a checkpoint every so many steps; 0: each epoch")
 
 
 class WorkerOptions(Options):
@@ -127,7 +137,14 @@ class WorkerOptions(Options):
 
 
 class TrainConfig(
-    RunOptions, DataOptions, LookOptions, NetworkOptions, OptimiserOptions, ScheduleOptions, WorkerOptions
+    RunOptions,
+    DataOptions,
+    LookOptions,
+    NetworkOptions,
+    OptimiserOptions,
+    ScheduleOptions,
+    ResultOptions,
+    WorkerOptions,
 ):
     """All options of `jobs/train.py`."""
 

@@ -8,10 +8,8 @@ about a third are held out, and nothing is saved unless `--out` says where.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +23,7 @@ from torch.nn import functional as F
 
 from vidproc.models.restoration import RestorationNetwork
 from vidproc.models.restorer import Restorer
-from vidproc.models.sidecar import DEMO
+from vidproc.models.sidecar import DEMO, sidecar_text
 from vidproc.models.specs import RestorationSpec
 from vidproc.train.dead_leaves import picture
 from vidproc.train.fidelity import median_filtered, noisy, psnr_db
@@ -152,9 +150,7 @@ def save(network: RestorationNetwork, folder: Path, *, licence: str, how: str, p
         protocol=protocol,
     )
     path.write_bytes(data)
-    fields = asdict(restorer)
-    del fields["url"]
-    path.with_name(f"{path.name}.json").write_text(json.dumps(fields, indent=1) + "\n")
+    path.with_name(f"{path.name}.json").write_text(sidecar_text(restorer))
     return path
 
 

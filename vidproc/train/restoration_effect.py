@@ -21,9 +21,8 @@ import torch
 from vidproc.annotators.forward import ScoringNetwork, load_scoring_network
 from vidproc.models.restorer import Restorer, resolve_restorer
 from vidproc.models.weights import Weights, resolve_weights
-from vidproc.train.demo import HELD_OUT
 from vidproc.train.encoded import encode, first_samples
-from vidproc.train.synthetic import MOTIONS, SHAPES, render
+from vidproc.train.synthetic import HELD_OUT, MOTIONS, SHAPES, render
 
 Pixels = npt.NDArray[np.uint8]
 

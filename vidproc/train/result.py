@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import safetensors.torch
 import torch
 
 from vidproc import __version__
-from vidproc.models.weights import Weights
+from vidproc.models.sidecar import sidecar_text
 from vidproc.tables.store import Store
 from vidproc.train.options import TrainConfig
 from vidproc.train.tasks.base import Task
-from vidproc.views import view_to_json
 
 
 def save_result(
@@ -27,18 +25,17 @@ def save_result(
         state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
     best = state["best"]
     data = safetensors.torch.save({name: value.contiguous() for name, value in best["state"].items()})
-    view = config.looks_at
     held = sum(split == "held_out" for split in examples["split"].to_pylist())
     figures = ", ".join(f"{name} {value:.3f}" for name, value in best["measures"].items())
     chose = ", which chose the epoch" if config.keep == "best" and config.epochs > 1 else ""
-    weights = Weights(
+    described = task.described(
         url=store.url_of("network.safetensors"),
         sha256=hashlib.sha256(data).hexdigest(),
-        view=view,
+        view=config.looks_at,
         mean=config.mean,
         std=config.std,
         licence=config.licence,
-        provenance=f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
+        provenance=config.provenance or f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
         protocol=f"uniform-{config.even_samples}xcenter on {held} held-out examples{chose}: {figures}",
         metrics=dict(best["measures"]),
         origin={
@@ -46,18 +43,10 @@ def save_result(
             "config": config.identity_hash(),
             "code_version": __version__,
         },
-        **task.sidecar(),
     )
     store.put("network.safetensors", data)
-    store.put("network.safetensors.json", sidecar_text(weights).encode())
+    store.put("network.safetensors.json", sidecar_text(described).encode())
     return dict(best["measures"])
-
-
-def sidecar_text(weights: Weights) -> str:
-    """The sidecar's JSON."""
-    fields = asdict(weights) | {"view": json.loads(view_to_json(weights.view))}
-    del fields["url"]
-    return json.dumps(fields, indent=1) + "\n"
 
 
 def _data_hash(examples: pa.Table) -> str:

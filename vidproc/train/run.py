@@ -30,7 +30,7 @@ def run(config: TrainConfig) -> int:
         log("trained already", weights=store.url_of("network.safetensors"))
         return 0
     examples = _examples(store, config)
-    categories = found_categories(examples, config)
+    categories = () if config.task == "restoration" else found_categories(examples, config)
     with connected(workers_speak=False) as cluster:  # Ray Train's actors say much that nobody needs
         return _train(config, store, examples, categories, cluster)
 
@@ -169,5 +169,10 @@ def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Seque
     prepared = prepare(chosen, look, decode=once, cpus=config.cpus_per_decode)
     log("prepared", split=split, examples=prepared.examples.num_rows, kept=once, **dict[str, Any](prepared.failed))
     return Feed(
-        examples=prepared.examples, look=look, augment=augment, sample_shape=config.sample_shape, bank=prepared.bank
+        examples=prepared.examples,
+        look=look,
+        augment=augment,
+        sample_shape=config.sample_shape,
+        together=config.together,
+        bank=prepared.bank,
     )

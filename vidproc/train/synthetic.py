@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink")
+HELD_OUT = 1_000_000
+"""Seeds from here on are never trained on."""
 
 Array = npt.NDArray[np.float32]
 

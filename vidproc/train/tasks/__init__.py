@@ -1,10 +1,18 @@
-"""Kinds of training by name. A new one is one file and one line here."""
+"""Kinds of training by name. A new one is one file, and one function and one line here."""
 
 from collections.abc import Callable
 
+from vidproc.errors import UsageError
+from vidproc.models.detection_spec import DetectionSpec
+from vidproc.models.specs import ResidualSpec, RestorationSpec
+from vidproc.models.zoo import spec_of
+from vidproc.train.augment import GEOMETRIC
 from vidproc.train.options import TrainConfig
 from vidproc.train.tasks.base import Task
 from vidproc.train.tasks.classify import Classification
+from vidproc.train.tasks.detection import Detection
+from vidproc.train.tasks.embedding import Embedding
+from vidproc.train.tasks.restoration import Restoration
 
 
 def _classification(config: TrainConfig, categories: tuple[str, ...]) -> Task:
@@ -21,7 +29,33 @@ def _classification(config: TrainConfig, categories: tuple[str, ...]) -> Task:
     )
 
 
+def _chain(config: TrainConfig) -> ResidualSpec:
+    spec = spec_of(config.architecture, config.options)
+    if not isinstance(spec, ResidualSpec):
+        raise UsageError(f"--task {config.task} needs a chain of residual blocks, and {config.architecture} is none")
+    return spec
+
+
+def _detection(config: TrainConfig, categories: tuple[str, ...]) -> Task:
+    if moving := sorted(GEOMETRIC & set(config.augment)):
+        raise UsageError(f"--augment {' '.join(moving)} would move pictures but not their boxes: leave it out")
+    return Detection(categories=categories, spec=DetectionSpec(backbone=_chain(config), **config.detector))
+
+
+def _embedding(config: TrainConfig, categories: tuple[str, ...]) -> Task:
+    return Embedding(categories=categories, spec=_chain(config), **config.margin)
+
+
+def _restoration(config: TrainConfig, _: tuple[str, ...]) -> Task:
+    if config.mean != (0, 0, 0) or config.std != (1, 1, 1):
+        raise UsageError("--task restoration works on pixels in 0..1: set --mean 0 0 0 --std 1 1 1")
+    return Restoration(spec=RestorationSpec(**config.options))
+
+
 TASKS: dict[str, Callable[[TrainConfig, tuple[str, ...]], Task]] = {
     "single": _classification,
     "multi": _classification,
+    "detection": _detection,
+    "embedding": _embedding,
+    "restoration": _restoration,
 }

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from vidproc.models.sidecar import Checkpoint
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -48,5 +50,5 @@ class Task(Protocol):
     def state(self, network: nn.Module) -> dict[str, Tensor]:
         """What the checkpoint holds: the parameters that are used after training."""
 
-    def sidecar(self) -> dict[str, Any]:
-        """What the task alone knows of the checkpoint: fields of its sidecar."""
+    def described(self, **common: Any) -> Checkpoint:
+        """The checkpoint's description. `common`: `Checkpoint`'s fields, and the data's view, mean and std."""

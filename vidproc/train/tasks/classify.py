@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vidproc.models.build import build
 from vidproc.models.listener import Listener
 from vidproc.models.spectrum import Listening
+from vidproc.models.weights import Weights
 from vidproc.models.zoo import spec_of
 from vidproc.train.mixup import mixup
 from vidproc.train.tasks.base import Batch
@@ -89,12 +90,12 @@ class Classification:
         assert isinstance(inner, nn.Module)
         return inner.state_dict()
 
-    def sidecar(self) -> dict[str, Any]:
-        """What the task alone knows of the checkpoint: fields of `Weights`."""
-        return {
-            "architecture": self.architecture,
-            "options": self.options,
-            "categories": self.categories,
-            "multi_label": self.multi_label,
-            "listening": self.listening,
-        }
+    def described(self, **common: Any) -> Weights:
+        return Weights(
+            architecture=self.architecture,
+            options=self.options,
+            categories=self.categories,
+            multi_label=self.multi_label,
+            listening=self.listening,
+            **common,
+        )
