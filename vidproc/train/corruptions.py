@@ -20,11 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 Kind = Literal["picture", "clip", "sound"]
+SEVERITIES = (1, 2, 3, 4, 5)
 Sample: TypeAlias = npt.NDArray[Any]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Five: TypeAlias = tuple[float, float, float, float, float]
 
-SEVERITIES = (1, 2, 3, 4, 5)
 SMALL, LARGE = 32, 224
 """Shorter sides, in pixels, of the pictures that the two published sets of values are for."""
 

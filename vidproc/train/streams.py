@@ -128,7 +128,7 @@ def fits_in_memory(bytes_wanted: int) -> bool:
 # ---- every step
 
 
-class _Steps:
+class Steps:
     """An actor of the stream: numbers of steps in, one worker's samples of them out."""
 
     def __init__(self, feed: Feed, part: Part) -> None:
@@ -157,7 +157,7 @@ def stream(
         for at in range(first, stop, steps_per_task)
     ]
     dataset = ray.data.from_arrow(tables).map_batches(
-        _Steps,
+        Steps,
         fn_constructor_args=(feed, part),
         batch_size=None,
         batch_format="numpy",
