@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check lock
+.PHONY: setup demo demo-train test test-slow check lock
 
 setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages
 
@@ -16,6 +16,9 @@ setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages
 
 demo: setup  ## a small archive of known videos, labelled and queried; offline, about a minute
 	$(BIN)/python jobs/demo.py
+
+demo-train: setup  ## train a network on drawn videos with two workers, label others with it; about four minutes
+	$(BIN)/python -m vidproc.train.demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -17,7 +17,10 @@ def begin_with(network: nn.Module, spec: str, *, allow_licences: Sequence[str] =
     """
     weights = resolve_weights(spec, allow_licences=allow_licences)
     inner = _labelling(network)
-    given = named_state(load_saved(weights), layout=weights.layout, network=inner)
+    try:
+        given = named_state(load_saved(weights), layout=weights.layout, network=inner)
+    except ValueError as error:
+        raise WeightsError(f"weights {spec} are no plain checkpoint: {error}") from error
     wanted = inner.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
     share = sum(v.numel() for v in fitting.values()) / max(1, sum(v.numel() for v in wanted.values()))

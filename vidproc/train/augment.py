@@ -4,6 +4,7 @@ A picture or clip goes through torchvision's transforms.v2, sound through a few 
 the epoch and the sample, so that neither the number of workers nor a restart changes what is learnt.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from vidproc.errors import UsageError
 
 Sample = npt.NDArray[Any]
 
-DIRECTIONS = ("left", "right")
+DIRECTIONS = frozenset({"left", "right", "clockwise", "counterclockwise", "anticlockwise"})
 """Words in a category's name that a mirror would make wrong."""
 
 
@@ -97,7 +98,7 @@ class Augment:
         known = SOUNDS if self._sound else PICTURES
         if unknown := sorted(set(names) - set(known)):
             raise UsageError(f"--augment {', '.join(unknown)} is unknown here: use some of {', '.join(known)}")
-        directed = [name for name in categories if set(name.lower().replace("-", " ").split()) & set(DIRECTIONS)]
+        directed = [name for name in categories if DIRECTIONS & set(re.split("[^a-z]+", name.lower()))]
         if "flip" in names and directed:
             raise UsageError(f"--augment flip would make {directed[:3]} wrong: leave it out")
         self._size = sample_shape[-3:-1]

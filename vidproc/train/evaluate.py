@@ -130,12 +130,18 @@ def _calibrate(config: OutputOptions, weights: Weights, found: Scored) -> tuple[
     said = thresholds(
         calibrated(fit.logits, heat, multi_label=many), fit.truth[fit.example], precision=config.precision
     )
+    if not any(one is not None for one in said):
+        raise UsageError(
+            f"no label reaches a precision of {config.precision} on the {len(fit.logits)} samples that it was fitted "
+            "on: give more examples, or ask for less with --precision; the sidecar is as it was"
+        )
     before, after = (_ece(one, rest) for one in (plain, warm))
     reached = precision_reached(calibrated(rest.logits, heat, multi_label=many), rest.truth[rest.example], said)
     told = {"temperature": heat, "ece_before": before, "ece_after": after}
-    told |= {"precision_wanted": config.precision, "precision_reached": reached.micro or float("nan")}
+    told |= {"precision_wanted": config.precision, "precision_reached": reached.micro or 0.0}
+    told |= {"labels_never_said": float(sum(one is None for one in said))}
     log("calibrated", fitted_on=int(fitting.sum()), **dict[str, Any]({k: round(v, 4) for k, v in told.items()}))
-    fresh = replace(warm, thresholds=said, metrics={**weights.metrics, **told} if reached.micro else weights.metrics)
+    fresh = replace(warm, thresholds=said, metrics={**weights.metrics, **told})
     folder, _, name = config.weights.rpartition("/")
     Store(folder or ".").put(f"{name}.json", sidecar_text(fresh).encode())
     return fresh, rest

@@ -7,6 +7,7 @@ SELECT … over the published tables          the same columns: labels that mode
 """
 
 import csv
+import io
 import json
 import re
 import tempfile
@@ -26,7 +27,8 @@ from vidproc.command import log
 from vidproc.errors import UsageError
 from vidproc.media.archive import list_archive
 from vidproc.media.sources import Source
-from vidproc.tables.query import connect
+from vidproc.media.walk import locate
+from vidproc.tables.query import connect, run_query
 from vidproc.train.options import DataOptions
 
 EXAMPLES = pa.schema(
@@ -78,7 +80,7 @@ def read_examples(options: DataOptions) -> pa.Table:
         found += _taught(options)
     if not found:
         raise UsageError("no example was found: name --data, or --sql with --teach-tables")
-    found.sort(key=lambda one: (one.source.uri, one.source.member, one.start_us or 0, one.end_us or 0))
+    found.sort(key=_place)
     rows = [
         {
             "uri": one.source.uri, "member": one.source.member, "offset": one.source.offset,
@@ -88,6 +90,12 @@ def read_examples(options: DataOptions) -> pa.Table:
         for one in found
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=EXAMPLES)
+
+
+def _place(one: Labelled) -> tuple[Any, ...]:
+    """Where an example comes in the order: a query gives its rows in any."""
+    span = [-1 if time_us is None else time_us for time_us in (one.start_us, one.end_us)]
+    return (one.source.uri, one.source.member, *span, json.dumps(one.label), one.split or "")
 
 
 def names_in(label: Any) -> list[str]:
@@ -100,7 +108,7 @@ def names_in(label: Any) -> list[str]:
 def found_categories(examples: pa.Table, options: DataOptions) -> tuple[str, ...]:
     """The categories in order: those given, else all that the training examples name, sorted.
 
-    Raises `UsageError` when there are fewer than two, or examples name others than those given.
+    Raises `UsageError` when there are none, when an example has no label, or names one that is not given.
     """
     counts: Counter[str] = Counter()
     for label, split in zip(examples["label"].to_pylist(), examples["split"].to_pylist(), strict=True):
@@ -123,22 +131,27 @@ def source_of(example: Mapping[str, Any]) -> Source:
 
 def _folders(url: str) -> list[Labelled]:
     """A file's class is the folder that it lies in, or its sidecar's `label` or `cls`."""
+    root = locate(url).root  # names below it: a folder above may be called "train" too
     found = []
     for source, metadata in _listed([url]):
-        path = source.member or source.uri.removeprefix(url)
-        parts = [part for part in path.split("/") if part]
-        label = metadata.get("label") or metadata.get("cls") or (parts[-2] if len(parts) > 1 else "")
-        split = next((SPLITS[part] for part in parts[:-2] if part in SPLITS), None)
+        outside = source.uri.rpartition(root)[2].strip("/").split("/")
+        inside = source.member.strip("/").split("/") if source.member else outside
+        label = metadata.get("label") or metadata.get("cls") or (inside[-2] if len(inside) > 1 else "")
+        above = [*outside[:-1], *inside[:-2]] if source.member else outside[:-2]
+        split = next((SPLITS[part] for part in above if part in SPLITS), None)
         found.append(Labelled(source, label, split))
     return found
 
 
 def _spans(url: str) -> list[Labelled]:
-    with fsspec.open(url, "rb") as file:
+    data = _bytes_of(url)
+    try:
         if url.lower().endswith(".parquet"):
-            rows = pq.ParquetFile(file).read().to_pylist()
+            rows = pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
         else:
-            rows = list(csv.DictReader(file.read().decode("utf-8-sig").splitlines()))
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{url} cannot be read as a table: {error}") from error
     if rows and set(EXAMPLES.names) <= set(rows[0]):  # what a training wrote
         return [_again(row) for row in rows]
     return _rows(rows, what=url, folder=url.rpartition("/")[0])
@@ -151,12 +164,15 @@ def _again(row: Mapping[str, Any]) -> Labelled:
 def _taught(options: DataOptions) -> list[Labelled]:
     if options.teach_tables is None:
         raise UsageError("--sql needs --teach-tables: where the published tables are")
-    rows = connect(options.teach_tables).sql(str(options.sql)).to_arrow_table().to_pylist()
+    rows = run_query(connect(options.teach_tables), str(options.sql)).to_pylist()
     return _rows(rows, what="the answer to --sql", folder="")
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], *, what: str, folder: str) -> list[Labelled]:
-    """Examples from rows with the columns uri, label or labels, member, start(_us), end(_us), split."""
+    """Examples from rows with the columns uri, label or labels, member, split, and start and end.
+
+    Those are in seconds, as start_s and end_s are; start_us and end_us in microseconds.
+    """
     columns = set(rows[0]) if rows else set()
     if "uri" not in columns or not {"label", "labels"} & columns:
         raise UsageError(f"{what} has the columns {sorted(columns)}: it needs uri, and label or labels")
@@ -167,32 +183,51 @@ def _rows(rows: Sequence[Mapping[str, Any]], *, what: str, folder: str) -> list[
         source = sources.get((uri, row.get("member") or ""))
         if source is None:
             raise UsageError(f"{what} names {uri} {row.get('member') or ''}, which does not exist or is no medium")
-        split = row.get("split") or None
-        if split is not None and split not in SPLITS:
-            raise UsageError(f"{what}: split {split!r} must be one of {sorted(set(SPLITS))}")
-        span = [_microseconds(row, side) for side in ("start", "end")]
-        found.append(Labelled(source, _label(row), SPLITS[split] if split else None, *span))
+        try:
+            start_us, end_us = _span(row)
+            found.append(Labelled(source, _label(row), _split(row), start_us, end_us))
+        except ValueError as error:
+            raise UsageError(f"{what}, {uri}: {error}") from error
     return found
 
 
 def _label(row: Mapping[str, Any]) -> Any:
     labels = row.get("labels")
     if labels is None:
+        if row.get("label") in (None, ""):
+            raise ValueError("it has no label")
         return str(row["label"])
     return [part for part in labels.split("|") if part] if isinstance(labels, str) else list(labels)
 
 
+def _split(row: Mapping[str, Any]) -> str | None:
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r} must be one of {sorted(SPLITS)}")
+    return split and SPLITS[split]
+
+
+def _span(row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    start_us, end_us = (_microseconds(row, side) for side in ("start", "end"))
+    if end_us is not None and end_us <= (start_us or 0):
+        raise ValueError(f"it ends at {end_us} µs and starts at {start_us or 0} µs: the end must come after the start")
+    return start_us, end_us
+
+
 def _microseconds(row: Mapping[str, Any], side: str) -> int | None:
-    if row.get(f"{side}_us") not in (None, ""):
-        return int(row[f"{side}_us"])
-    return None if row.get(side) in (None, "") else round(float(row[side]) * 1_000_000)
+    for name, unit in ((f"{side}_us", 1), (f"{side}_s", 1_000_000), (side, 1_000_000)):
+        if row.get(name) not in (None, ""):
+            try:
+                return round(float(row[name]) * unit)
+            except (ValueError, OverflowError):
+                raise ValueError(f"{name} {row[name]!r} must be a number") from None
+    return None
 
 
 def _coco(url: str) -> list[Labelled]:
     """Boxes x1, y1, x2, y2 in 0..1 of the picture. Crowds, which are no single things, are left out."""
-    with fsspec.open(url, "rb") as file:
-        told = json.load(file)
     try:
+        told = json.loads(_bytes_of(url))
         names = {one["id"]: one["name"] for one in told["categories"]}
         pictures = {one["id"]: one for one in told["images"]}
         labels: dict[int, dict[str, list[Any]]] = {key: {"boxes": [], "labels": []} for key in pictures}
@@ -204,18 +239,27 @@ def _coco(url: str) -> list[Labelled]:
             corners = [x / across, y / down, (x + width) / across, (y + height) / down]
             labels[one["image_id"]]["boxes"].append([min(1.0, max(0.0, value)) for value in corners])
             labels[one["image_id"]]["labels"].append(names[one["category_id"]])
-    except (KeyError, TypeError, ValueError) as error:
+        splits = {key: _split(one) for key, one in pictures.items()}
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(f"{url} is no COCO file of boxes: {type(error).__name__}: {error}") from error
     folder = url.rpartition("/")[0]
     uris = {key: _absolute(one["file_name"], folder) for key, one in pictures.items()}
     sources = {uri: source for source, uri in _looked_up(list(uris.values()))}
     if missing := [uri for uri in uris.values() if uri not in sources]:
         raise UsageError(f"{url} names {missing[0]}, which does not exist or is no picture")
-    splits = {key: SPLITS.get(str(one.get("split", ""))) for key, one in pictures.items()}
     return [Labelled(sources[uris[key]], labels[key], splits[key]) for key in pictures]
 
 
 # ---- files → sources
+
+
+def _bytes_of(url: str) -> bytes:
+    try:
+        with fsspec.open(url, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(f"--data {url} cannot be read: {type(error).__name__}: {error}") from error
+    return data
 
 
 def _absolute(uri: str, folder: str) -> str:

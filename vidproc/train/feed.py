@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from vidproc.errors import Damaged, InputError
 from vidproc.media.glimpse import glimpses
-from vidproc.media.guard import Guard
+from vidproc.media.guard import Guard, process_guard
 from vidproc.train.augment import Augment
 from vidproc.train.examples import source_of
 from vidproc.views import Audio, View
@@ -133,7 +133,7 @@ class Sampler:
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self._guard = Guard() if feed.bank is None else None
+        self._guard = process_guard() if feed.bank is None else None
         self._decoded: tuple[tuple[int, int], npt.NDArray[Any] | None] = ((-1, -1), None)
         self._columns: list[Any] = []
         self._places: dict[int, tuple[int, int]] = {}

@@ -87,6 +87,14 @@ def versions_of(weights: Weights, *, corruptions: bool) -> list[tuple[str, int]]
     return [(name, severity) for name in corruptions_for(kinds[type(weights.view)]) for severity in SEVERITIES]
 
 
+def _damaged(sample: npt.NDArray[Any], name: str, severity: int, seed: int) -> npt.NDArray[Any]:
+    """The sample damaged; a picture is a clip of one frame to that end."""
+    if sample.ndim == 3:
+        return _damaged(sample[None], name, severity, seed).reshape(sample.shape)
+    changed: npt.NDArray[Any] = CORRUPTIONS[name](sample, severity=severity, seed=seed)
+    return changed
+
+
 class _Score:
     """An actor with the network: samples in, logits [samples, versions, labels] out, the undamaged version first."""
 
@@ -100,9 +108,7 @@ class _Score:
         samples, items = batch["samples"], batch["item"]
         found = [self._logits(samples)]
         for name, severity in self._versions:
-            changed = [
-                CORRUPTIONS[name](one, severity=severity, seed=int(i)) for one, i in zip(samples, items, strict=True)
-            ]
+            changed = [_damaged(one, name, severity, int(item)) for one, item in zip(samples, items, strict=True)]
             found.append(self._logits(np.stack(changed)))
         yield {"item": items, "logits": np.stack(found, axis=1)}
 

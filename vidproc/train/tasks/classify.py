@@ -24,7 +24,7 @@ class Classification:
     """One label an example by softmax, or (`multi_label`) several by sigmoids.
 
     `architecture`, `options`: of the zoo. `label_smoothing`: Szegedy et al. 2016, arXiv:1512.00567, section 7.
-    `mixup`: alpha. `seed`: of what is drawn for it. `hide`: stretches of spectrograms.
+    `mixup`: alpha. `hide`: stretches of spectrograms.
     """
 
     categories: tuple[str, ...]

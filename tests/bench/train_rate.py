@@ -1,0 +1,136 @@
+"""What Ray Train and Ray Data cost: samples a second of a training here, and of the same loop under plain torchrun.
+
+    python tests/bench/train_rate.py [--rounds 5] [--scenes 40] [--epochs 4]        about two minutes a round
+
+Two workers, one thread each, train the demo's motion network by DDP, without evaluation. Both rates count from the
+first batch on. Ours decodes the clips beforehand and sends them through Ray Data; torchrun finds them in memory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.parallel import DistributedDataParallel
+
+from vidproc.media.guard import Guard
+from vidproc.train.demo import draw_videos, train_config
+from vidproc.train.examples import found_categories, read_examples
+from vidproc.train.feed import Feed, Look, Part, decoded
+from vidproc.train.inputs import inputs_of, memory_format
+from vidproc.train.optimisation import Optimisation
+from vidproc.train.options import TrainConfig
+from vidproc.train.tasks import TASKS
+from vidproc.train.tasks.base import Batch
+
+JOB = Path(__file__).parents[2] / "jobs" / "train.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=40, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="(default: %(default)s)")
+    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.plain is not None:
+        plain(given.plain)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        draw_videos(out / "clips", "actions", scenes=given.scenes)
+        config = config_of(out, name="plain", epochs=given.epochs)
+        keep_decoded(config, out / "bank.npz")
+        (out / "config.json").write_text(config.model_dump_json(exclude_unset=True))
+        ratios = []
+        for number in range(given.rounds):
+            rates = [ours(out, number, given.epochs), theirs(out)]
+            ratios.append(rates[0] / rates[1])
+            print(f"ours {rates[0]:.1f} samples/s, torchrun {rates[1]:.1f}: {ratios[-1]:.3f}", flush=True)
+        print(f"median ratio {median(ratios):.3f} of {given.rounds} rounds")
+
+
+def config_of(out: Path, *, name: str, epochs: int) -> TrainConfig:
+    changed = {"name": name, "epochs": epochs, "held_out": "0", "augment": (), "decode": "once"}
+    return TrainConfig(**train_config("actions", out).model_dump(exclude_unset=True) | changed)
+
+
+def ours(out: Path, number: int, epochs: int) -> float:
+    config = config_of(out, name=f"round-{number}", epochs=epochs)
+    path = out / "train.yaml"
+    path.write_text(config.model_dump_json(exclude_unset=True))
+    subprocess.run([sys.executable, str(JOB), "--config", str(path)], check=True, stderr=subprocess.DEVNULL)
+    events = EventAccumulator(f"{config.folder}/tensorboard").Reload()
+    return float(events.Scalars("epoch/samples_per_s")[-1].value)
+
+
+def theirs(out: Path) -> float:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    done = subprocess.run([*command, "--plain", str(out)], check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["samples_per_s"])
+
+
+def keep_decoded(config: TrainConfig, path: Path) -> None:
+    """All samples of the training, by the label job's decoder."""
+    from vidproc.media.glimpse import probed
+    from vidproc.train.examples import source_of
+
+    look, found, labels = look_of(config), [], []
+    with Guard() as guard:
+        for number, row in enumerate(read_examples(config).to_pylist()):
+            row["facts"] = json.dumps(probed(guard, source_of(row)))
+            found.append(decoded(guard, row, look, number=number, epoch=0))
+            labels.append(json.loads(row["label"]))
+    np.savez(path, samples=np.stack(found), labels=np.array(labels))
+
+
+def look_of(config: TrainConfig) -> Look:
+    return Look(view=config.looks_at, samples=config.samples, even=False, seed=config.seed)
+
+
+def plain(out: Path) -> None:
+    """The same training, by hand: one of two processes that torchrun started."""
+    config = TrainConfig.model_validate_json((out / "config.json").read_text())
+    dist.init_process_group("gloo")
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    examples = read_examples(config)
+    task = TASKS[config.task](config, found_categories(examples, config))
+    bank = np.load(out / "bank.npz")
+    samples, labels = bank["samples"].reshape(-1, *config.sample_shape), np.repeat(bank["labels"], config.samples)
+    feed = Feed(
+        examples=examples, look=look_of(config), augment=lambda x, _: x, sample_shape=config.sample_shape,  # type: ignore[arg-type]
+        together=True, bank=(),
+    )  # fmt: skip
+    network = task.network().to(memory_format=memory_format(config))
+    wrapped = DistributedDataParallel(network)
+    steps = feed.steps(config.batch)
+    total = steps * config.epochs
+    optimisation = Optimisation(network, config, schedule=config, total_steps=total, steps_per_epoch=steps)
+    part, began = Part(config.batch, rank, workers), time.monotonic()
+    for step in range(total):
+        if step % steps == 0:
+            order = feed.order(step // steps)
+        items = part.of(order, step % steps)
+        inputs = inputs_of(samples[items], config, torch.device("cpu"))
+        torch.manual_seed(step)
+        wrapped.train()
+        batch = Batch(inputs, task.truth(labels[items].tolist(), "cpu"))
+        task.loss(wrapped, batch).backward()
+        optimisation.step()
+    if rank == 0:
+        print(json.dumps({"samples_per_s": total * config.batch / (time.monotonic() - began)}))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
