@@ -1,6 +1,6 @@
 """Say how good a network is on labelled data: accuracy, calibration, by class, and on damaged data.
 
-    python jobs/evaluate.py --weights out/train/motions/network.safetensors --data clips/ --split held_out \\
+    python jobs/evaluate.py --weights out/train/motions/network.safetensors --data unseen-clips/ \\
         --tables tables/ --out out/evaluation --calibrate 0.5 --corruptions
 
 Figures go to the log, to the `evaluations` table and to plots. `--calibrate` writes temperature and thresholds into the

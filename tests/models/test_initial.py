@@ -12,6 +12,7 @@ from torch import nn
 
 from vidproc.errors import WeightsError
 from vidproc.models.build import build
+from vidproc.models.checkpoints import our_name
 from vidproc.models.detection import build_detector
 from vidproc.models.detection_spec import DetectionSpec
 from vidproc.models.initial import begin_with
@@ -66,19 +67,13 @@ def test_a_head_for_other_labels_begins_anew(tmp_path: Path) -> None:
 
 def test_kernels_over_space_begin_those_over_time(tmp_path: Path) -> None:
     """A temporal shift's network for clips, from one for pictures: kernels of one frame."""
-    options = {**SMALL, "convs": ["spatial"]}
-    given = network("resnet18", 3, seed=1)
-    url = saved(tmp_path / "net.safetensors", given, "resnet18", 3)
-    wanted = network("tsm_r50", 3, seed=2, options={**options, "block": {"kind": "basic"}})
-    taken = {name for name in wanted.state_dict()} - set(begin_with(wanted, url))
-    inflated = [name for name in taken if wanted.state_dict()[name].dim() == 5]
-    assert inflated
-    for name in inflated:
-        assert torch.equal(wanted.state_dict()[name][:, :, 0], _named_as_ours(given, name))
-
-
-def _named_as_ours(given: nn.Module, name: str) -> torch.Tensor:
-    return given.state_dict()[name]
+    given = network("resnet50", 3, seed=1)
+    url = saved(tmp_path / "net.safetensors", given, "resnet50", 3, layout="tsm")
+    wanted = network("tsm_r50", 3, seed=2)
+    assert begin_with(wanted, url) == []
+    taken = {our_name(name, "tsm"): value for name, value in given.state_dict().items()}
+    kernels = {name: value for name, value in wanted.state_dict().items() if value.dim() == 5}
+    assert kernels and not differing({name: value[:, :, 0] for name, value in kernels.items()}, taken)
 
 
 def test_another_architecture_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def options(scenes: Path, **more: Any) -> OutputOptions:
-    return OutputOptions(data=(str(scenes),), held_out="0", split="train", samples=3, **more)
+    return OutputOptions(data=(str(scenes),), samples=3, **more)
 
 
 def test_figures_go_to_tables_and_plots_under_label_s_name_of_the_model(
@@ -68,7 +68,7 @@ def test_figures_go_to_tables_and_plots_under_label_s_name_of_the_model(
 def test_calibration_is_written_where_label_finds_it(ray_cluster: None, scenes: Path, checkpoint: Path) -> None:
     before = Objects.from_spec(str(checkpoint))
     given = options(scenes, weights=str(checkpoint), calibrate=0.7, precision=0.6).model_copy(update={"samples": 8})
-    with pytest.raises(UsageError, match="no label reaches a precision of 0.6 on the 12 samples"):
+    with pytest.raises(UsageError, match=r"no label reaches a precision of 0\.6 on the 12 samples"):
         evaluate(given.model_copy(update={"samples": 1, "calibrate": 0.4}))
     assert evaluate(given) == 0
     after = Objects.from_spec(str(checkpoint))

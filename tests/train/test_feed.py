@@ -1,6 +1,7 @@
 """Which samples come in which step, and that each is what a brute-force decoder finds at its time."""
 
 import json
+import wave
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 from media.brute_force import all_frames, nearest, picture
 from media.decoding import source_of
 from media.made_videos import make_video
-from media.test_glimpse import noise
 
 from vidproc.errors import Damaged, UsageError
 from vidproc.media.glimpse import probed
@@ -28,7 +28,9 @@ CLIPS = Clips(num_frames=3, fps=8, stride_s=1, picture=PIXELS)
 Row = dict[str, Any]
 
 
-def look(*, even: bool = False, samples: int = 2, seed: int = 0, view: Any = CLIPS, sound_us: int | None = None) -> Look:
+def look(
+    *, even: bool = False, samples: int = 2, seed: int = 0, view: Any = CLIPS, sound_us: int | None = None
+) -> Look:
     return Look(view=view, samples=samples, even=even, seed=seed, sound_us=sound_us)
 
 
@@ -216,8 +218,7 @@ def test_what_is_broken_by_now_gives_way_to_another_one_of_its_batch(videos: lis
     before, _ = Sampler(made).samples(np.arange(6), epoch=0)
     paths[1].unlink()
     data, taken = Sampler(made).samples(np.array([0, 2, 5, 3]), epoch=0)
-    assert taken.tolist() == [0, 5, 5, 5] or taken.tolist() == [0, 0, 5, 5] or set(taken.tolist()) == {0, 5}
-    assert len(taken) == 4 and not set(taken.tolist()) & {2, 3}
+    assert taken[[0, 2]].tolist() == [0, 5] and set(taken[[1, 3]].tolist()) <= {0, 5}
     assert np.array_equal(data, before[taken]), "the items that are told are those of the samples"
     paths[0].write_bytes(b"another file by now")
     with pytest.raises(Damaged, match=r"none of the examples \[0, 1\] can be decoded any more: was the archive moved"):
@@ -230,7 +231,10 @@ def test_no_item_is_no_sample(videos: list[Path]) -> None:
 
 
 def test_samples_of_sound(tmp_path: Path) -> None:
-    heard = noise(tmp_path / "noise.wav", 2.0)
+    heard = np.random.default_rng(0).integers(-20_000, 20_000, 32_000).astype("<i2")
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(heard.tobytes())
     made = feed(
         examples_of([tmp_path / "noise.wav"]), look(view=Audio(rate=16_000), even=True, samples=3, sound_us=500_000)
     )

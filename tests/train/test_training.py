@@ -105,7 +105,7 @@ def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_p
 
 
 def test_samples_decoded_anew_in_each_epoch(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
-    assert run(config(clips, tmp_path, decode="stream")) == 0
+    assert run(config(clips, tmp_path, decode="stream", workers=(1, 2))) == 0
     told = losses(tmp_path / "motions")
     assert len(told) == len(losses(undisturbed)) and all(0 < value < 5 for value in told)
 

@@ -38,7 +38,10 @@ class EvaluateOptions(DataOptions):
     """Options of `jobs/evaluate.py`; data as in training."""
 
     weights: str = Field(description="as --weights of label names them, without NAME=")
-    split: Literal["train", "held_out", "test"] = Field("test", description="the part of the data that is measured")
+    held_out: str = Field("*", description="as in training, but by default all data whose split is not told")
+    split: Literal["train", "held_out", "test"] | None = Field(
+        None, description="the part of the data that is measured: test where there is one, else held_out"
+    )
     samples: int = Field(5, ge=1, le=100, description="of each example, evenly spaced; their scores are averaged")
     crops: Literal["1", "3"] = Field("1", description="of each sample: the centre, or left, centre and right")
     calibrate: float | None = Field(
@@ -61,9 +64,10 @@ def evaluate(config: OutputOptions) -> int:
     """Measure, tell, write. Returns the exit code; raises the typed errors of `errors`."""
     weights = resolve_weights(config.weights, allow_licences=config.allow_licences)
     examples = read_examples(config)
-    examples = examples.filter(pc.equal(examples["split"], config.split))
+    split = config.split or ("test" if "test" in examples["split"].to_pylist() else "held_out")
+    examples = examples.filter(pc.equal(examples["split"], split))
     if not examples.num_rows:
-        raise UsageError(f"no example is in the split {config.split!r}: choose --split, or look at --held-out")
+        raise UsageError(f"no example is in the split {split!r}: choose --split, or look at --held-out")
     known = _known(examples, weights)
     crops = int(config.crops)
     with connected(workers_speak=False) as cluster:
@@ -89,9 +93,9 @@ def evaluate(config: OutputOptions) -> int:
         if not one.slice.startswith("label="):
             log("measured", metric=one.metric, slice=one.slice, value=round(one.value, 4))
     if config.tables is not None:
-        _write_rows(config, weights, measures, protocol)
+        _write_rows(config, weights, measures, dataset=f"{_named(config)}, {split}", protocol=protocol)
     if config.out is not None:
-        _draw(config.out, weights, scores, found, measures, title=f"{config.weights}: {config.split}, {protocol}")
+        _draw(config.out, weights, scores, found, measures, title=f"{config.weights}: {split}, {protocol}")
     return 0
 
 
@@ -186,8 +190,13 @@ def annotator_model_id(weights: Weights) -> str:
     return model_id(weights.architecture, weights=weights.sha256)
 
 
-def _write_rows(config: OutputOptions, weights: Weights, measures: Sequence[Measure], protocol: str) -> None:
-    dataset = f"{' '.join(config.data) or config.sql}, {config.split}"
+def _named(config: OutputOptions) -> str:
+    return " ".join(config.data) or str(config.sql)
+
+
+def _write_rows(
+    config: OutputOptions, weights: Weights, measures: Sequence[Measure], *, dataset: str, protocol: str
+) -> None:
     rows = [
         Evaluation(
             model_id=annotator_model_id(weights),

@@ -43,7 +43,7 @@ class LookOptions(Options):
     """What of each example the network sees: in training at random, in evaluation evenly."""
 
     view: dict[str, Any] = Field(
-        default_factory=lambda: {"kind": "clips", "num_frames": 8, "fps": 8, "stride_s": 1.0, "picture": [112, 112]},
+        default_factory=lambda: {"kind": "clips", "num_frames": 8, "fps": 8, "stride_s": 1.0, "picture": {"resize": [112, 112]}},
         description="as in a sidecar; `picture` may be [height, width]",
     )
     listening: dict[str, Any] | None = Field(None, description="of sound: seconds, stride_s and spectrum")
@@ -120,7 +120,6 @@ class WorkerOptions(Options):
     cpus_per_worker: float = Field(0.5, gt=0, description="booked by a worker; decoding needs the rest")
     cpus_per_decode: float = Field(0.5, gt=0, description="booked by a task that decodes")
     threads: int = Field(1, ge=1, description="of a worker on a CPU")
-    shard: bool = Field(False, description="parameters and optimiser in pieces over the workers (FSDP)")
     max_failures: int = Field(100, ge=0, description="workers' deaths that are survived")
 
     @field_validator("workers", mode="before")

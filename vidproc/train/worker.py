@@ -1,4 +1,4 @@
-"""What each worker of a training does: its share of every step, in step with the others by DDP or FSDP.
+"""What each worker of a training does: its share of every step, in step with the others by DDP.
 
 All that is drawn at random is drawn anew for each step, from the run's seed and the step's number. So a checkpoint
 holds no state of a generator, and a run that was killed goes on as if it had not been.
@@ -96,11 +96,6 @@ class _Training:
         self._sampler: Sampler | None = None
 
     def _distributed(self) -> nn.Module:
-        if self.config.shard:
-            from torch.distributed.fsdp import fully_shard
-
-            fully_shard(self.network)
-            return self.network
         if self.workers == 1:
             return self.network
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -228,12 +223,6 @@ class _Training:
     # ---- checkpoints
 
     def _state(self, network: nn.Module) -> dict[str, Tensor]:
-        if self.config.shard:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            whole: dict[str, Any] = get_model_state_dict(network, options=options)
-            return whole
         return {name: value.detach().cpu().clone() for name, value in self.job.task.state(network).items()}
 
     def _report(self, told: dict[str, Any], *, last: bool) -> None:
