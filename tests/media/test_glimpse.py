@@ -1,4 +1,4 @@
-"""Samples at times of one's own choosing are those of one-by-one calls and of the brute-force decoder, and they seek."""
+"""Samples at times of one's own choosing: those of one-by-one calls and of a brute-force decoder, found by seeking."""
 
 import wave
 from collections.abc import Iterator
@@ -64,9 +64,7 @@ def brute_force(path: Path, view: Frames | Clips, starts_us: list[int]) -> np.nd
 
 @pytest.mark.parametrize("view", VIEWS, ids=["clips", "frames"])
 @pytest.mark.parametrize(("codec", "ending"), [("libx264", "mp4"), ("mpeg4", "avi")])
-def test_samples_at_any_times(
-    guard: Counting, tmp_path: Path, codec: str, ending: str, view: Frames | Clips
-) -> None:
+def test_samples_at_any_times(guard: Counting, tmp_path: Path, codec: str, ending: str, view: Frames | Clips) -> None:
     """Of times that are unsorted, twice the same, and near the end, where the last frame stands for what is missing."""
     path = make_video(tmp_path / f"video.{ending}", codec, [i * 100 for i in range(50)], options={"g": "12"})
     source = source_of(path)

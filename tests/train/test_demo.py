@@ -58,14 +58,12 @@ def test_the_shipped_checkpoint_was_made_by_the_demo(name: str, tmp_path: Path) 
 
 
 def test_drawn_scenes_are_alike_in_every_category(tmp_path: Path) -> None:
-    draw_videos(tmp_path / "one", "actions", scenes=1)
-    draw_videos(tmp_path / "two", "actions", scenes=1)
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.mp4"))
+    draw_videos(tmp_path, "actions", scenes=1)
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.mp4"))
     assert [str(path) for path in files] == [f"{motion}/scene-0000000.mp4" for motion in sorted(MOTIONS)]
-    assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in files)
     sizes = set()
     for path in files:
-        with av.open(tmp_path / "one" / path) as video:
+        with av.open(tmp_path / path) as video:
             stream = video.streams.video[0]
             sizes.add((stream.width, stream.average_rate, stream.frames))
     assert len(sizes) == 1

@@ -116,8 +116,8 @@ def found_categories(examples: pa.Table, options: DataOptions) -> tuple[str, ...
             counts.update(names_in(json.loads(label)))
     categories = options.categories or tuple(sorted(counts))
     if unknown := sorted(set(counts) - set(categories)):
-        raise UsageError(f"the examples are labelled {unknown[:5]}, which --categories {list(categories)} leaves out")
-    if not counts or "" in counts:
+        raise UsageError(f"examples are labelled {unknown[:5]}, which the categories {list(categories)} leave out")
+    if not categories or "" in counts:
         raise UsageError("examples have no label: expected FOLDER/CLASS/FILE, and some that are not held out")
     return categories
 

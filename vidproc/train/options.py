@@ -43,7 +43,13 @@ class LookOptions(Options):
     """What of each example the network sees: in training at random, in evaluation evenly."""
 
     view: dict[str, Any] = Field(
-        default_factory=lambda: {"kind": "clips", "num_frames": 8, "fps": 8, "stride_s": 1.0, "picture": {"resize": [112, 112]}},
+        default_factory=lambda: {
+            "kind": "clips",
+            "num_frames": 8,
+            "fps": 8,
+            "stride_s": 1.0,
+            "picture": {"resize": [112, 112]},
+        },
         description="as in a sidecar; `picture` may be [height, width]",
     )
     listening: dict[str, Any] | None = Field(None, description="of sound: seconds, stride_s and spectrum")
@@ -149,8 +155,12 @@ class TrainConfig(
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":
-        if isinstance(self.looks_at, Frames | Clips) == (self.listening is not None):
-            raise ValueError("listening belongs to an audio view, and an audio view needs it")
+        view, hears = self.looks_at, self.hears
+        if isinstance(view, Frames | Clips):
+            if hears is not None:
+                raise ValueError("listening belongs to an audio view")
+        elif hears is None or hears.spectrum.rate != view.rate:
+            raise ValueError(f"an audio view needs listening with a spectrum of its rate, {view.rate}")
         return self
 
     @property

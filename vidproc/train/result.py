@@ -25,9 +25,6 @@ def save_result(
         state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
     best = state["best"]
     data = safetensors.torch.save({name: value.contiguous() for name, value in best["state"].items()})
-    held = sum(split == "held_out" for split in examples["split"].to_pylist())
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in best["measures"].items())
-    chose = ", which chose the epoch" if config.keep == "best" and config.epochs > 1 else ""
     described = task.described(
         url=store.url_of("network.safetensors"),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -36,7 +33,7 @@ def save_result(
         std=config.std,
         licence=config.licence,
         provenance=config.provenance or f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
-        protocol=f"uniform-{config.even_samples}xcenter on {held} held-out examples{chose}: {figures}",
+        protocol=_protocol(config, examples, best["measures"]),
         metrics=dict(best["measures"]),
         origin={
             "data": _data_hash(examples),
@@ -47,6 +44,16 @@ def save_result(
     store.put("network.safetensors", data)
     store.put("network.safetensors.json", sidecar_text(described).encode())
     return dict(best["measures"])
+
+
+def _protocol(config: TrainConfig, examples: pa.Table, measures: Mapping[str, float]) -> str:
+    """How the figures were measured; "" where nothing was."""
+    if not measures:
+        return ""
+    held = sum(split == "held_out" for split in examples["split"].to_pylist())
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in measures.items())
+    chose = ", which chose the epoch" if config.keep == "best" and config.epochs > 1 else ""
+    return f"uniform-{config.even_samples}xcenter on {held} held-out examples{chose}: {figures}"
 
 
 def _data_hash(examples: pa.Table) -> str:

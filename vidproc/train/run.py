@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -30,9 +31,28 @@ def run(config: TrainConfig) -> int:
         log("trained already", weights=store.url_of("network.safetensors"))
         return 0
     examples = _examples(store, config)
-    categories = () if config.task == "restoration" else found_categories(examples, config)
+    categories = _categories(config, examples)
     with connected(workers_speak=False) as cluster:  # Ray Train's actors say much that nobody needs
         return _train(config, store, examples, categories, cluster)
+
+
+def _categories(config: TrainConfig, examples: pa.Table) -> tuple[str, ...]:
+    """Raises `UsageError` where held-out examples could not be judged: only an embedding is for unknown identities."""
+    if config.task == "restoration":
+        return ()
+    categories = found_categories(examples, config)
+    if config.task != "embedding":
+        held = examples.filter(pc.equal(examples["split"], "held_out"))
+        found_categories(held, config.model_copy(update={"categories": categories}))
+    return categories
+
+
+def _anywhere(config: TrainConfig) -> TrainConfig:
+    """With absolute paths: workers run in folders of their own."""
+    found = {"out": Store(config.out).url_of()}
+    if config.init and Path(config.init).exists():
+        found["init"] = str(Path(config.init).absolute())
+    return config.model_copy(update=found)
 
 
 def _claim(store: Store, config: TrainConfig) -> None:
@@ -77,7 +97,10 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_gpu = config.device == "cuda" or (config.device is None and cluster.gpus >= 1)
-    task = TASKS[config.task](config, categories)
+    try:
+        task = TASKS[config.task](config, categories)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--task {config.task} cannot be made of these options: {error}") from error
     train = _feed(config, examples, "train", categories)
     held = _feed(config, examples, "held_out", categories)
     if train is None:
@@ -87,7 +110,7 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
         raise UsageError(f"--batch {config.batch} and {train.items} samples must be at least {most}, one a worker")
     progress = Progress.remote()  # type: ignore[attr-defined]
     job = Job(
-        config=config,
+        config=_anywhere(config),
         task=task,
         train=train,
         labels=_labels(train),

@@ -90,7 +90,8 @@ class _Training:
         )
         self.patience = Patience(self.config.patience or None)
         self.best: dict[str, Any] = {}
-        self.step = 0
+        self.step, self.over = 0, False
+        self.losses: list[Tensor] = []  # this worker's parts of the epoch's steps so far
         self._resume()
         self.tracker = Tracker(self.config) if self.rank == 0 else None
         self._sampler: Sampler | None = None
@@ -104,8 +105,9 @@ class _Training:
     # ---- the loop
 
     def run(self) -> None:
+        if self.over:  # killed between its last checkpoint and its end
+            return
         part = Part(self.config.batch, self.rank, self.workers)
-        losses: list[Tensor] = []
         meter = Meter(batch=self.config.batch, first=self.step, stop=self.total_steps)
         samples = stream(
             self.job.train,
@@ -117,18 +119,18 @@ class _Training:
         )
         for step, data, items in meter.waiting_for(samples):
             assert step == self.step, f"step {step} came in place of {self.step}"
-            losses.append(self._train_step(data, items))
+            self.losses.append(self._train_step(data, items))
             self.step += 1
             if self.rank == 0 and meter.due():
-                recent = float(torch.stack(losses[-20:]).mean()) * self.workers
+                recent = float(torch.stack(self.losses[-20:]).mean()) * self.workers
                 told = {"step": self.step, "steps": self.total_steps, "loss": round(recent, 4)}
                 self.job.progress.tell.remote({**told, **meter.rates(self.step)})
             if self.step % self.steps_per_epoch == 0:
-                if self._end_epoch(losses, meter):
+                self._end_epoch(meter)
+                if self.over:
                     break
-                losses = []
             elif self.config.checkpoint_steps and self.step % self.config.checkpoint_steps == 0:
-                self._report({"step": self.step}, last=False)
+                self._report({"step": self.step})
         if self.tracker is not None:
             self.tracker.close()
 
@@ -166,27 +168,28 @@ class _Training:
 
     # ---- the end of an epoch
 
-    def _end_epoch(self, losses: list[Tensor], meter: Meter) -> bool:
-        """Evaluate, keep what is best, report. Returns whether training is over."""
-        curve = self._summed(torch.stack(losses))
-        epoch = self.step // self.steps_per_epoch
+    def _end_epoch(self, meter: Meter) -> None:
+        """Evaluate, keep what is best, report, and find out whether training is over."""
+        curve, self.losses = self._summed(self.losses), []
+        epoch, loss = self.step // self.steps_per_epoch, float(curve.mean())
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {epoch}: lower --learning-rate, or set --gradient-clip"
+            )
         with self.optimisation.averaged() as network:
             measures = self._evaluated(network)
-            judged = next(iter(measures.values()), -float(curve.mean()))
+            judged = next(iter(measures.values()), -loss)
             if self.patience.update(judged) or not self.best or self.config.keep == "last":
                 self.best = {"epoch": epoch, "measures": measures, "state": self._state(network)}
-        over = self.patience.exhausted or self.step >= self.total_steps
-        told = {"epoch": epoch, "step": self.step, "loss": float(curve.mean()), **measures, **meter.rates(self.step)}
-        if not math.isfinite(told["loss"]):
-            raise FloatingPointError(
-                f"the loss is {told['loss']} in epoch {epoch}: lower --learning-rate, or set --gradient-clip"
-            )
+        self.over = self.patience.exhausted or self.step >= self.total_steps
+        told = {"epoch": epoch, "step": self.step, "loss": loss, **measures, **meter.rates(self.step)}
         if self.tracker is not None:
             self.tracker.epoch(told, curve.tolist())
-        self._report({**told, "losses": curve.tolist()}, last=over)
-        return over
+        self._report({**told, "losses": curve.tolist()})
 
-    def _summed(self, values: Tensor) -> Tensor:
+    def _summed(self, losses: list[Tensor]) -> Tensor:
+        """The whole loss of each step."""
+        values = torch.stack(losses) if losses else torch.zeros(0, device=self.device)
         if self.workers > 1:
             dist.all_reduce(values)
         return values.cpu()
@@ -225,20 +228,21 @@ class _Training:
     def _state(self, network: nn.Module) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.job.task.state(network).items()}
 
-    def _report(self, told: dict[str, Any], *, last: bool) -> None:
+    def _report(self, told: dict[str, Any]) -> None:
         """All workers come here together; the first one's checkpoint is kept."""
+        losses = self._summed(self.losses)
         if self.rank:
             ray.train.report(told)
             return
         with tempfile.TemporaryDirectory() as folder:
             state = {
                 "step": self.step,
-                "workers": self.workers,
+                "losses": losses,
                 "network": self.network.state_dict(),
                 "optimisation": self.optimisation.state_dict(),
                 "patience": self.patience.state_dict(),
                 "best": self.best,
-                "last": last,
+                "over": self.over,
             }
             torch.save(state, Path(folder) / "training.pt")
             ray.train.report(told, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -252,7 +256,8 @@ class _Training:
         self.network.load_state_dict(state["network"])
         self.optimisation.load_state_dict(state["optimisation"])
         self.patience.load_state_dict(state["patience"])
-        self.best, self.step = state["best"], state["step"]
+        self.best, self.step, self.over = state["best"], state["step"], state["over"]
+        self.losses = [loss.to(self.device) * (self.rank == 0) for loss in state["losses"]]
 
 
 def merged(found: list[tuple[int, npt.NDArray[np.float32]]], *, samples: int) -> dict[int, npt.NDArray[np.float32]]:
