@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import s3fs
 import safetensors.torch
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -97,6 +98,15 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(
         run(config(clips, undisturbed.parent, learning_rate=0.02))
 
 
+def test_a_training_that_was_killed_before_its_result_was_written_writes_it(undisturbed: Path, clips: Path) -> None:
+    files = [undisturbed / f"network.safetensors{ending}" for ending in ("", ".json")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    assert run(config(clips, undisturbed.parent)) == 0
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
     assert run(config(clips, tmp_path, workers=2)) == 0
     one, two = losses(undisturbed), losses(tmp_path / "motions")
@@ -141,6 +151,24 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_what_fails_for_good_ends_the_training_with_its_message(ray_cluster: None, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lower --learning-rate"):
         run(config(clips, tmp_path, learning_rate=1e30, warmup_steps=0, optimiser="sgd", ema=0.0, l1=0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_data_checkpoints_and_curves_may_lie_on_s3(undisturbed: Path, clips: Path, s3: str, tmp_path: Path) -> None:
+    filesystem = s3fs.S3FileSystem()
+    filesystem.put(str(clips), f"{s3}/training/clips", recursive=True)
+    path = tmp_path / "train.yaml"
+    given = config(clips, tmp_path).model_dump(mode="json", exclude_unset=True)
+    path.write_text(json.dumps(given | {"data": [f"{s3}/training/clips"], "out": f"{s3}/training/out"}))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, str(JOB), "--config", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    filesystem.invalidate_cache()
+    filesystem.get(f"{s3}/training/out/motions", str(tmp_path / "motions"), recursive=True)
+    assert same(state(undisturbed), state(tmp_path / "motions"))
+    assert losses(tmp_path / "motions") == pytest.approx(losses(undisturbed), abs=1e-6)
 
 
 @pytest.mark.slow
