@@ -6,6 +6,7 @@ the epoch and the sample, so that neither the number of workers nor a restart ch
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,10 @@ def _blur(_: int, __: int) -> Any:
     return v2.RandomApply([v2.GaussianBlur(3, sigma=(0.1, 1.2))], p=0.5)
 
 
-def _rotate(_: int, __: int) -> Any:
+def _rotate(_: int, __: int, *, degrees: int = 12) -> Any:
     from torchvision.transforms import InterpolationMode, v2
 
-    return v2.RandomRotation(12, interpolation=InterpolationMode.BILINEAR, fill=114)
+    return v2.RandomRotation(degrees, interpolation=InterpolationMode.BILINEAR, fill=114)
 
 
 PICTURES: dict[str, Callable[[int, int], Any]] = {
@@ -63,10 +64,11 @@ PICTURES: dict[str, Callable[[int, int], Any]] = {
     "colour": _colour,
     "blur": _blur,
     "rotate": _rotate,
+    "turn": partial(_rotate, degrees=180),
 }
 """Name → what makes the transform for (height, width)."""
 
-GEOMETRIC = frozenset({"crop", "shift", "flip", "rotate"})
+GEOMETRIC = frozenset({"crop", "shift", "flip", "rotate", "turn"})
 
 
 def _roll(sound: Sample, rng: np.random.Generator) -> Sample:

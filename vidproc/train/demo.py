@@ -28,8 +28,10 @@ from vidproc.train.run import run
 from vidproc.train.synthetic import HELD_OUT, MOTIONS, SHAPES, render
 
 CATEGORIES = {"actions": MOTIONS, "objects": SHAPES}
-SCENES, UNSEEN = 160, 12
-"""Scenes that are trained on or choose the epoch, each drawn once in every category; and scenes that are labelled."""
+SCENES = {"actions": (160, 3.0), "objects": (800, 0.5)}
+"""How many scenes are trained on or choose the epoch, each drawn once in every category, and how many seconds each."""
+UNSEEN = 12
+"""Scenes that are labelled."""
 
 SIZES = ((96, 128), (108, 192), (120, 120), (144, 176))
 RATES = (12, 16, 25)
@@ -49,9 +51,9 @@ LEARNT: dict[str, dict[str, Any]] = {
         "architecture": "resnet18",
         "options": {"depths": [1, 1, 1], "widths": [16, 32, 56]},
         "view": {"kind": "frames", "fps": 1.0, "picture": [64, 64]},
-        "augment": ("crop", "flip", "colour", "blur"),
-        "samples": 8,
-        "epochs": 8,
+        "augment": ("shift", "flip", "turn", "colour", "blur"),
+        "samples": 1,
+        "epochs": 12,
         "batch": 60,
         "learning_rate": 3e-3,
     },
@@ -81,8 +83,9 @@ def main() -> int:
 def demo(task: str, out: Path) -> float:
     """Draw, train, label. Returns the accuracy of `label`."""
     shutil.rmtree(out, ignore_errors=True)
-    print(f"drawing {SCENES} scenes in {len(CATEGORIES[task])} categories each …", flush=True)
-    draw_videos(out / "clips", task, scenes=SCENES)
+    scenes, seconds = SCENES[task]
+    print(f"drawing {scenes} scenes in {len(CATEGORIES[task])} categories each …", flush=True)
+    draw_videos(out / "clips", task, scenes=scenes, seconds=seconds)
     draw_videos(out / "unseen", task, scenes=UNSEEN, first=HELD_OUT)
     run(train_config(task, out))
     return labelled_accuracy(task, out)
@@ -110,20 +113,20 @@ def train_config(task: str, out: Path) -> TrainConfig:
     return TrainConfig(**fixed | LEARNT[task])
 
 
-def draw_videos(folder: Path, task: str, *, scenes: int, first: int = 0) -> None:
+def draw_videos(folder: Path, task: str, *, scenes: int, first: int = 0, seconds: float = 3.0) -> None:
     """Each scene in every category, alike in all else: `CATEGORY/scene-NUMBER.mp4`. Sizes, rates, qualities vary."""
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(_draw, folder, task), range(first, first + scenes), chunksize=8))
+        list(pool.map(partial(_draw, folder, task, seconds), range(first, first + scenes), chunksize=8))
 
 
-def _draw(folder: Path, task: str, number: int) -> None:
+def _draw(folder: Path, task: str, seconds: float, number: int) -> None:
     rng = np.random.default_rng([number, 7])
     size, fps = SIZES[int(rng.integers(len(SIZES)))], int(rng.choice(RATES))
     crf, other = int(rng.integers(20, 33)), int(rng.integers(30))
     for category in CATEGORIES[task]:
         shape = category if task == "objects" else SHAPES[other % len(SHAPES)]
         motion = category if task == "actions" else MOTIONS[other % len(MOTIONS)]
-        frames = render(shape=shape, motion=motion, seconds=3.0, fps=fps, size=size, seed=number)
+        frames = render(shape=shape, motion=motion, seconds=seconds, fps=fps, size=size, seed=number)
         path = folder / category / f"scene-{number:07d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(frames, fps=fps, crf=crf))

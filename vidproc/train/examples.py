@@ -11,7 +11,6 @@ import io
 import json
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -105,20 +104,22 @@ def names_in(label: Any) -> list[str]:
     return list(label["labels"]) if isinstance(label, dict) else list(label)
 
 
-def found_categories(examples: pa.Table, options: DataOptions) -> tuple[str, ...]:
+def found_categories(examples: pa.Table, options: DataOptions, *, strangers: bool = False) -> tuple[str, ...]:
     """The categories in order: those given, else all that the training examples name, sorted.
 
-    Raises `UsageError` when there are none, when an example has no label, or names one that is not given.
+    `strangers`: examples that are not trained on may name others, as identities do. Raises `UsageError` when there is
+    none, when an example has no label, or when it names another one.
     """
-    counts: Counter[str] = Counter()
+    named: dict[str, set[str]] = {}
     for label, split in zip(examples["label"].to_pylist(), examples["split"].to_pylist(), strict=True):
-        if split == "train" or options.categories:
-            counts.update(names_in(json.loads(label)))
-    categories = options.categories or tuple(sorted(counts))
-    if unknown := sorted(set(counts) - set(categories)):
-        raise UsageError(f"examples are labelled {unknown[:5]}, which the categories {list(categories)} leave out")
-    if not categories or "" in counts:
+        named.setdefault(split, set()).update(names_in(json.loads(label)))
+    trained = named.pop("train", set())
+    others = set().union(*named.values())
+    categories = options.categories or tuple(sorted(trained))
+    if not categories or "" in trained | others:
         raise UsageError("examples have no label: expected FOLDER/CLASS/FILE, and some that are not held out")
+    if unknown := sorted((trained if strangers else trained | others) - set(categories)):
+        raise UsageError(f"examples are labelled {unknown[:5]}, which the categories {list(categories)} leave out")
     return categories
 
 

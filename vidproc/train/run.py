@@ -31,20 +31,11 @@ def run(config: TrainConfig) -> int:
         log("trained already", weights=store.url_of("network.safetensors"))
         return 0
     examples = _examples(store, config)
-    categories = _categories(config, examples)
+    categories: tuple[str, ...] = ()
+    if config.task != "restoration":
+        categories = found_categories(examples, config, strangers=config.task == "embedding")
     with connected(workers_speak=False) as cluster:  # Ray Train's actors say much that nobody needs
         return _train(config, store, examples, categories, cluster)
-
-
-def _categories(config: TrainConfig, examples: pa.Table) -> tuple[str, ...]:
-    """Raises `UsageError` where held-out examples could not be judged: only an embedding is for unknown identities."""
-    if config.task == "restoration":
-        return ()
-    categories = found_categories(examples, config)
-    if config.task != "embedding":
-        held = examples.filter(pc.equal(examples["split"], "held_out"))
-        found_categories(held, config.model_copy(update={"categories": categories}))
-    return categories
 
 
 def _anywhere(config: TrainConfig) -> TrainConfig:

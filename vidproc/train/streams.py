@@ -23,7 +23,8 @@ from vidproc.train.examples import EXAMPLES, source_of
 from vidproc.train.feed import Feed, Items, Look, Part, Sampler, decoded
 
 PREPARED = EXAMPLES.append(pa.field("number", pa.int64())).append(pa.field("facts", pa.string()))
-_EXAMPLES_PER_TASK = 16
+_EXAMPLES_PER_TASK = (16, 256)
+"""The least and the most: pictures are many and quick."""
 _BANK_SHARE = 0.3
 """Of Ray's object store that decoded samples may take, where that is decided here."""
 _TASK_BYTES = 8 << 20
@@ -57,13 +58,12 @@ def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float) -> Pre
     """
     _configure()
     rows = examples.num_rows
-    chunks = [examples.slice(at, _EXAMPLES_PER_TASK) for at in range(0, rows, _EXAMPLES_PER_TASK)]
-    numbered = [
-        chunk.append_column("number", pa.array(range(i * _EXAMPLES_PER_TASK, i * _EXAMPLES_PER_TASK + chunk.num_rows)))
-        for i, chunk in enumerate(chunks)
-    ]
+    least, most = _EXAMPLES_PER_TASK
+    per_task = min(most, max(least, rows // 128))
+    whole = examples.append_column("number", pa.array(range(rows)))
+    chunks = [whole.slice(at, per_task) for at in range(0, rows, per_task)]
     made = (
-        ray.data.from_arrow(numbered)
+        ray.data.from_arrow(chunks)
         .map_batches(
             functools.partial(_prepare, look=look, decode=decode),
             batch_format="pyarrow",
@@ -90,12 +90,12 @@ def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float) -> Pre
     return Prepared(good.select(PREPARED.names), kept, failed)
 
 
-@ray.remote(num_cpus=0.01)
+@ray.remote(num_cpus=0.5)
 def _without_samples(table: pa.Table) -> pa.Table:
     return table.drop_columns(["samples"])
 
 
-@ray.remote(num_cpus=0.01)
+@ray.remote(num_cpus=0.5)
 def _renumbered(table: pa.Table, places: Mapping[int, int]) -> pa.Table:
     good = table.filter(pa.compute.is_null(table["reason"]))
     numbers = pa.array([places[number] for number in good["number"].to_pylist()], pa.int64())
