@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from tables.made_rows import FakeAnnotator, facts, segment_parts
 
 from vidproc.errors import UsageError
@@ -365,6 +366,11 @@ def test_a_glob_holds_out_what_it_names(many: Path, glob: str) -> None:
     assert sorted(held) == [f"person07-{take}.mp4" for take in range(5)]
 
 
+def test_a_group_must_be_an_expression() -> None:
+    with pytest.raises(ValidationError, match=r"'person\(' is no regular expression: missing \)"):
+        DataOptions(group="person(")
+
+
 @pytest.mark.parametrize("share", ["1", "-0.1", "nan"])
 def test_a_share_must_be_one(many: Path, share: str) -> None:
     with pytest.raises(UsageError, match=r"must be a share in 0\.\.1, or a glob"):
@@ -374,8 +380,12 @@ def test_a_share_must_be_one(many: Path, share: str) -> None:
 def test_categories_are_those_given_or_the_sorted_ones_of_training(many: Path) -> None:
     write(many / "val" / "class-9" / "a.mp4")
     examples = read_examples(DataOptions(data=(str(many),), held_out="0"))
-    assert found_categories(examples, DataOptions()) == ("class-0", "class-1")
+    assert found_categories(examples, DataOptions(), strangers=True) == ("class-0", "class-1")
+    with pytest.raises(UsageError, match=r"labelled \['class-9'\], which the categories \['class-0', 'class-1'\]"):
+        found_categories(examples, DataOptions())
     given = ("class-9", "class-1", "class-0")
     assert found_categories(examples, DataOptions(categories=given)) == given
     with pytest.raises(UsageError, match=r"labelled \['class-9'\], which the categories"):
         found_categories(examples, DataOptions(categories=("class-0", "class-1")))
+    with pytest.raises(UsageError, match=r"labelled \['class-1'\], which the categories \['class-0'\]"):
+        found_categories(examples, DataOptions(categories=("class-0",)), strangers=True)

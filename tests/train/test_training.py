@@ -141,11 +141,20 @@ def test_a_worker_that_is_killed_changes_nothing(undisturbed: Path, clips: Path,
     assert run(config(clips, tmp_path, checkpoint_steps=2)) == 0
     thread.join()
     assert killed, "the training ended before anybody was killed"
+    assert losses(tmp_path / "motions") == losses(undisturbed)
     assert same(state(undisturbed), state(tmp_path / "motions"))
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_network_that_does_not_fit_its_view_is_refused_before_any_work(
+    ray_cluster: None, clips: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="resnet18 needs a frames view"):
+        run(config(clips, tmp_path, architecture="resnet18"))
+    assert not (tmp_path / "motions" / "ray").exists()
 
 
 def test_what_fails_for_good_ends_the_training_with_its_message(ray_cluster: None, clips: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from vidproc import __version__
+from vidproc.errors import UsageError
 from vidproc.models.sidecar import sidecar_text
 from vidproc.tables.store import Store
 from vidproc.train.options import TrainConfig
@@ -44,6 +45,22 @@ def save_result(
     store.put("network.safetensors", data)
     store.put("network.safetensors.json", sidecar_text(described).encode())
     return dict(best["measures"])
+
+
+def check_describable(config: TrainConfig, task: Task) -> None:
+    """Raises `UsageError`, before any work, where no sidecar could say what this training makes."""
+    try:
+        task.described(
+            url="",
+            sha256="0" * 64,
+            view=config.looks_at,
+            mean=config.mean,
+            std=config.std,
+            licence=config.licence,
+            provenance="nothing yet",
+        )
+    except ValueError as error:
+        raise UsageError(f"network, view and task do not go together: {error}") from error
 
 
 def _protocol(config: TrainConfig, examples: pa.Table, measures: Mapping[str, float]) -> str:

@@ -20,7 +20,7 @@ from vidproc.train.augment import Augment
 from vidproc.train.examples import found_categories, read_examples
 from vidproc.train.feed import Feed, Look
 from vidproc.train.options import TrainConfig
-from vidproc.train.result import save_result
+from vidproc.train.result import check_describable, save_result
 
 
 def run(config: TrainConfig) -> int:
@@ -92,6 +92,7 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
         task = TASKS[config.task](config, categories)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--task {config.task} cannot be made of these options: {error}") from error
+    check_describable(config, task)
     train = _feed(config, examples, "train", categories)
     held = _feed(config, examples, "held_out", categories)
     if train is None:

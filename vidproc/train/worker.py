@@ -199,6 +199,9 @@ class _Training:
             return {}
         found: list[tuple[int, npt.NDArray[np.float32]]] = []
         network.eval()
+        if self.workers > 1:
+            for buffer in network.buffers():  # running statistics: one network is judged, the one that is kept
+                dist.broadcast(buffer, 0)
         with torch.inference_mode(), self._precision():
             for data, items in self._held_samples(self.job.held):
                 batch = self._batch(data, items, self.job.held, self.job.held_labels)
