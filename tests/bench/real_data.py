@@ -160,7 +160,7 @@ def seen(config: TrainConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.N
     with Guard() as guard:
         for number, example in enumerate(examples):
             example["facts"] = json.dumps(probed(guard, source_of(example)))
-            samples.append(decoded(guard, example, look, number=number, epoch=0))
+            samples.append(decoded(guard, {**example, "draw": number}, look, epoch=0))
     labels = np.array([json.loads(example["label"]) for example in examples])
     return np.stack(samples), labels, np.array([example["split"] == "held_out" for example in examples])
 

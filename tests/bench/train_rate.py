@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.parallel import DistributedDataParallel
 
 from vidproc.media.guard import Guard
+from vidproc.train.augment import Augment
 from vidproc.train.demo import draw_videos, train_config
 from vidproc.train.examples import found_categories, read_examples
 from vidproc.train.feed import Feed, Look, Part, decoded
@@ -86,8 +87,9 @@ def keep_decoded(config: TrainConfig, path: Path) -> None:
     look, found, labels = look_of(config), [], []
     with Guard() as guard:
         for number, row in enumerate(read_examples(config).to_pylist()):
+            row["draw"] = number
             row["facts"] = json.dumps(probed(guard, source_of(row)))
-            found.append(decoded(guard, row, look, number=number, epoch=0))
+            found.append(decoded(guard, row, look, epoch=0))
             labels.append(json.loads(row["label"]))
     np.savez(path, samples=np.stack(found), labels=np.array(labels))
 
@@ -107,10 +109,15 @@ def plain(out: Path) -> None:
     task = TASKS[config.task](config, found_categories(examples, config))
     bank = np.load(out / "bank.npz")
     samples, labels = bank["samples"].reshape(-1, *config.sample_shape), np.repeat(bank["labels"], config.samples)
+    groups = examples["group"].combine_chunks().dictionary_encode().indices
     feed = Feed(
-        examples=examples, look=look_of(config), augment=lambda x, _: x, sample_shape=config.sample_shape,  # type: ignore[arg-type]
-        together=True, bank=(),
-    )  # fmt: skip
+        examples=examples.append_column("draw", groups),
+        look=look_of(config),
+        augment=Augment((), sample_shape=config.sample_shape),
+        sample_shape=config.sample_shape,
+        together=True,
+        bank=(),
+    )
     network = task.network().to(memory_format=memory_format(config))
     wrapped = DistributedDataParallel(network)
     steps = feed.steps(config.batch)

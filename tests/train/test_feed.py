@@ -43,7 +43,7 @@ def feed(examples: pa.Table, looked: Look, *, augment: Sequence[str] = (), **mor
 
 def made_up(count: int, *, groups: int = 1) -> pa.Table:
     """Examples of which nothing but the number and the group matters."""
-    return pa.table({"number": range(count), "group": [f"group {i % groups}" for i in range(count)]})
+    return pa.table({"number": range(count), "draw": [i % groups for i in range(count)]})
 
 
 # ---- order
@@ -71,7 +71,7 @@ def test_groups_follow_each_other_where_they_are_together(bank: Any) -> None:
     """Without a bank a group's samples come once; with one, a round of all groups for each sample."""
     made = feed(made_up(12, groups=3), look(samples=2), together=True, bank=bank)
     firsts = set()
-    for epoch in range(6):
+    for epoch in range(20):
         numbers = made.order(epoch) // 2
         rounds = [numbers] if bank is None else np.split(numbers, 2)
         for one in rounds:
@@ -81,6 +81,15 @@ def test_groups_follow_each_other_where_they_are_together(bank: Any) -> None:
         if bank is not None:
             assert all(sorted(one) == list(range(12)) for one in rounds), "each example once a round"
     assert firsts == {0, 1, 2}
+
+
+def test_a_group_s_examples_come_at_the_same_times_with_the_same_changes() -> None:
+    made = feed(made_up(12, groups=3), look(samples=2), together=True, bank=())
+    for epoch in range(3):
+        samples = made.order(epoch).reshape(2, 3, 4) % 2  # rounds, groups, examples of each
+        assert (samples == samples[:, :, :1]).all() and set(samples.ravel().tolist()) == {0, 1}
+    starts = {tuple(look(samples=2).starts_us(example() | {"draw": draw}, epoch=0)) for draw in made.draws.tolist()}
+    assert len(starts) == 3
 
 
 def test_evaluation_goes_through_all_as_they_are() -> None:
@@ -128,30 +137,30 @@ def example(*, start_us: int | None = None, end_us: int | None = None, still: bo
 )
 def test_random_samples_lie_inside_what_is_labelled(span: tuple[int, int], expected: tuple[int, int]) -> None:
     one = example(start_us=span[0], end_us=span[1])
-    starts = [look(samples=4).starts_us(one, number=3, epoch=epoch) for epoch in range(50)]
+    starts = [look(samples=4).starts_us(one | {"draw": 3}, epoch=epoch) for epoch in range(50)]
     flat = np.concatenate(starts)
     assert flat.min() >= expected[0] and flat.max() + CLIPS.span_us <= expected[1]
     room = expected[1] - expected[0] - CLIPS.span_us
     if room:
         assert flat.min() < expected[0] + 0.1 * room and flat.max() > expected[0] + 0.9 * room
         assert len(set(map(tuple, starts))) == 50, "other times in every epoch"
-        assert starts[0] != look(samples=4).starts_us(one, number=4, epoch=0)
-        assert starts[0] != look(samples=4, seed=1).starts_us(one, number=3, epoch=0)
-    assert starts[0] == look(samples=4).starts_us(one, number=3, epoch=0)
+        assert starts[0] != look(samples=4).starts_us(one | {"draw": 4}, epoch=0)
+        assert starts[0] != look(samples=4, seed=1).starts_us(one | {"draw": 3}, epoch=0)
+    assert starts[0] == look(samples=4).starts_us(one | {"draw": 3}, epoch=0)
 
 
 def test_even_samples_are_the_middles_of_equal_parts() -> None:
     one = example(start_us=2_000_000, end_us=6_375_000)  # 4 s of room for the start
     for epoch in (0, 1):
-        found = look(even=True, samples=4).starts_us(one, number=0, epoch=epoch)
+        found = look(even=True, samples=4).starts_us(one | {"draw": 0}, epoch=epoch)
         assert found == [2_500_000, 3_500_000, 4_500_000, 5_500_000]
-    assert look(even=True, samples=1).starts_us(one, number=0, epoch=0) == [4_000_000]
+    assert look(even=True, samples=1).starts_us(one | {"draw": 0}, epoch=0) == [4_000_000]
 
 
 def test_a_picture_has_one_time_and_sound_the_room_that_its_length_leaves() -> None:
-    assert look(samples=3).starts_us(example(still=True), number=0, epoch=0) == [1_000_000] * 3
+    assert look(samples=3).starts_us(example(still=True) | {"draw": 0}, epoch=0) == [1_000_000] * 3
     hears = look(view=Audio(), even=True, samples=1, sound_us=4_000_000)
-    assert hears.starts_us(example(), number=0, epoch=0) == [4_000_000]
+    assert hears.starts_us(example() | {"draw": 0}, epoch=0) == [4_000_000]
 
 
 # ---- samples
@@ -177,7 +186,8 @@ def rows_of(paths: Sequence[Path]) -> list[Row]:
 
 def examples_of(paths: Sequence[Path]) -> pa.Table:
     facts = [json.dumps(probed(process_guard(), source_of(path))) for path in paths]
-    return pa.Table.from_pylist(rows_of(paths), schema=EXAMPLES).append_column("facts", [facts])
+    table = pa.Table.from_pylist(rows_of(paths), schema=EXAMPLES).append_column("facts", [facts])
+    return table.append_column("draw", [list(range(len(paths)))])
 
 
 def by_brute_force(path: Path, view: Clips | Frames, start_us: int) -> np.ndarray:
@@ -197,7 +207,7 @@ def test_samples_are_what_a_brute_force_decoder_finds_at_their_times(videos: lis
         assert taken.tolist() == items.tolist() and data.dtype == np.uint8
         for sample, item in zip(data, items.tolist(), strict=True):
             one = made.examples.slice(item // 2, 1).to_pylist()[0]
-            start_us = made.look.starts_us(one, number=item // 2, epoch=epoch)[item % 2]
+            start_us = made.look.starts_us(one | {"draw": item // 2}, epoch=epoch)[item % 2]
             assert np.array_equal(sample, by_brute_force(videos[item // 2], CLIPS, start_us))
 
 

@@ -43,7 +43,7 @@ LEARNT: dict[str, dict[str, Any]] = {
         "view": {"kind": "clips", "num_frames": 8, "fps": 8, "stride_s": 1.0, "picture": [48, 48]},
         "augment": ("colour", "blur"),
         "samples": 4,
-        "epochs": 5,
+        "epochs": 3,
         "batch": 24,
         "learning_rate": 2e-3,
     },

@@ -40,8 +40,11 @@ class Look:
     seed: int
     sound_us: int | None = None
 
-    def starts_us(self, example: Mapping[str, Any], *, number: int, epoch: int) -> list[int]:
-        """When the samples of an example start. A sample fits into the labelled span, where that is long enough."""
+    def starts_us(self, example: Mapping[str, Any], *, epoch: int) -> list[int]:
+        """When the samples of an example start. A sample fits into the labelled span, where that is long enough.
+
+        Examples with the same `draw` have theirs at the same shares of their spans.
+        """
         facts = json.loads(example["facts"])
         if facts["still"]:
             return [facts["start_us"]] * self.samples
@@ -52,13 +55,13 @@ class Look:
         if self.even:  # the middles of as many equal parts, as uniform-N protocols take them
             shares = (np.arange(self.samples) + 0.5) / self.samples
         else:
-            shares = np.random.default_rng([self.seed, _RANDOM, epoch, number]).uniform(size=self.samples)
+            shares = np.random.default_rng([self.seed, _RANDOM, epoch, example["draw"]]).uniform(size=self.samples)
         return [int(start + room * share) for share in shares]
 
 
-def decoded(guard: Guard, example: Mapping[str, Any], look: Look, *, number: int, epoch: int) -> npt.NDArray[Any]:
+def decoded(guard: Guard, example: Mapping[str, Any], look: Look, *, epoch: int) -> npt.NDArray[Any]:
     """The samples of one example: uint8 or int16 [samples, …]. Raises the typed input errors."""
-    starts = look.starts_us(example, number=number, epoch=epoch)
+    starts = look.starts_us(example, epoch=epoch)
     facts = json.loads(example["facts"])
     if facts["still"] and not isinstance(look.view, Audio):
         picture = glimpses(guard, source_of(example), facts, look.view, starts_us=starts[:1])
@@ -70,8 +73,8 @@ def decoded(guard: Guard, example: Mapping[str, Any], look: Look, *, number: int
 class Feed:
     """All samples of one split; light, and sent to every process. Item i is sample i % samples of example i // samples.
 
-    `examples`: `EXAMPLES` with `facts`. `together`: an epoch goes from group to group. `bank`: references to tables
-    (`number`, `samples`) of what is decoded already.
+    `examples`: `EXAMPLES` with `facts` and `draw`. `together`: an epoch goes from group to group. `bank`: references to
+    tables (`number`, `samples`) of what is decoded already.
     """
 
     examples: pa.Table
@@ -80,6 +83,12 @@ class Feed:
     sample_shape: tuple[int, ...]
     together: bool = False
     bank: tuple[Any, ...] | None = None
+
+    @property
+    def draws(self) -> Items:
+        """Of each example the number that its random times and changes are drawn from."""
+        numbers: Items = self.examples["draw"].to_numpy()
+        return numbers
 
     @property
     def items(self) -> int:
@@ -95,19 +104,18 @@ class Feed:
             return (self._shuffled(rng)[:, None] * samples + np.arange(samples)).reshape(-1)
         if not self.together:
             return rng.permutation(self.items)
-        which = rng.permuted(np.tile(np.arange(samples), (self.examples.num_rows, 1)), axis=1)
-        return np.concatenate(
-            [order * samples + which[order, i] for i, order in enumerate(self._shuffled(rng) for _ in range(samples))]
-        )
+        draw = self.draws
+        which = rng.permuted(np.tile(np.arange(samples), (int(draw.max()) + 1, 1)), axis=1)
+        orders = [self._shuffled(rng) for _ in range(samples)]
+        return np.concatenate([order * samples + which[draw[order], i] for i, order in enumerate(orders)])
 
     def _shuffled(self, rng: np.random.Generator) -> Items:
         """The examples in a new order; where groups are together, the groups are, and the examples within them."""
         shuffled = rng.permutation(self.examples.num_rows)
         if not self.together:
             return shuffled
-        group = self.examples["group"].combine_chunks().dictionary_encode().indices.to_numpy()
-        place = rng.permutation(int(group.max()) + 1)
-        return shuffled[np.argsort(place[group[shuffled]], kind="stable")]
+        place = rng.permutation(int(self.draws.max()) + 1)
+        return shuffled[np.argsort(place[self.draws[shuffled]], kind="stable")]
 
     def steps(self, batch: int) -> int:
         """Steps of an epoch. In training, what does not fill a batch is left for another epoch, unless it is all."""
@@ -133,6 +141,7 @@ class Sampler:
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
+        self._draws = feed.draws
         self._guard = process_guard() if feed.bank is None else None
         self._decoded: tuple[tuple[int, int], npt.NDArray[Any] | None] = ((-1, -1), None)
         self._columns: list[Any] = []
@@ -157,8 +166,9 @@ class Sampler:
             numbers = sorted({int(i) // self.feed.look.samples for i in items})
             raise Damaged(f"none of the examples {numbers} can be decoded any more: was the archive moved?")
         taken = [i if sample is not None else good[i % len(good)] for i, sample in enumerate(found)]
-        seed = [self.feed.look.seed, _AUGMENT, epoch]
-        changed = [self.feed.augment(found[i], [*seed, int(item)]) for i, item in zip(taken, items, strict=True)]  # type: ignore[arg-type]
+        count, seed = self.feed.look.samples, [self.feed.look.seed, _AUGMENT, epoch]
+        drawn = self._draws[items // count] * count + items % count
+        changed = [self.feed.augment(found[i], [*seed, int(n)]) for i, n in zip(taken, drawn, strict=True)]  # type: ignore[arg-type]
         shape = (0, *self.feed.sample_shape)
         return np.stack(changed) if changed else np.empty(shape, self._kind), items[taken]
 
@@ -181,6 +191,6 @@ class Sampler:
     def _decode(self, guard: Guard, number: int, epoch: int) -> npt.NDArray[Any] | None:
         example = self.feed.examples.slice(number, 1).to_pylist()[0]
         try:
-            return decoded(guard, example, self.feed.look, number=number, epoch=epoch)
+            return decoded(guard, example, self.feed.look, epoch=epoch)
         except InputError:
             return None

@@ -31,7 +31,8 @@ class DataOptions(Options):
     )
 
     together: bool = Field(
-        False, description="files of one group follow each other: batches then show what differs within groups"
+        False,
+        description="files of one group follow each other, at the same times, changed alike: so the rest stands out",
     )
 
     @field_validator("data", "categories", mode="before")

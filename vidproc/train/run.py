@@ -181,7 +181,7 @@ def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Seque
     for length in config.sample_shape:
         size *= length
     once = config.decode == "once" or (config.decode == "auto" and fits_in_memory(size * (2 if hears else 1)))
-    prepared = prepare(chosen, look, decode=once, cpus=config.cpus_per_decode)
+    prepared = prepare(chosen, look, decode=once, cpus=config.cpus_per_decode, together=config.together)
     log("prepared", split=split, examples=prepared.examples.num_rows, kept=once, **dict[str, Any](prepared.failed))
     return Feed(
         examples=prepared.examples,

@@ -22,7 +22,9 @@ from vidproc.media.guard import process_guard
 from vidproc.train.examples import EXAMPLES, source_of
 from vidproc.train.feed import Feed, Items, Look, Part, Sampler, decoded
 
-PREPARED = EXAMPLES.append(pa.field("number", pa.int64())).append(pa.field("facts", pa.string()))
+PREPARED = EXAMPLES
+for _name, _kind in (("draw", pa.int64()), ("number", pa.int64()), ("facts", pa.string())):
+    PREPARED = PREPARED.append(pa.field(_name, _kind))
 _EXAMPLES_PER_TASK = (16, 256)
 """The least and the most: pictures are many and quick."""
 _BANK_SHARE = 0.3
@@ -51,8 +53,10 @@ class Prepared:
     failed: dict[str, int]
 
 
-def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float) -> Prepared:
+def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float, together: bool = False) -> Prepared:
     """Probe every example, and decode its samples if asked. Those that fail are told and left out.
+
+    `together`: all examples of a group draw their random times and changes alike.
 
     Raises `UsageError` when none is left.
     """
@@ -60,7 +64,9 @@ def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float) -> Pre
     rows = examples.num_rows
     least, most = _EXAMPLES_PER_TASK
     per_task = min(most, max(least, rows // 128))
-    whole = examples.append_column("number", pa.array(range(rows)))
+    groups = examples["group"].combine_chunks().dictionary_encode().indices
+    whole = examples.append_column("draw", groups.cast(pa.int64()) if together else pa.array(range(rows)))
+    whole = whole.append_column("number", pa.array(range(rows)))
     chunks = [whole.slice(at, per_task) for at in range(0, rows, per_task)]
     made = (
         ray.data.from_arrow(chunks)
@@ -109,7 +115,7 @@ def _prepare(batch: pa.Table, *, look: Look, decode: bool) -> Iterator[pa.Table]
         try:
             found["facts"] = json.dumps(probed(guard, source_of(row)))
             if decode:
-                samples = decoded(guard, found, look, number=row["number"], epoch=0)
+                samples = decoded(guard, found, look, epoch=0)
                 found["samples"] = np.ascontiguousarray(samples).tobytes()
         except InputError as error:
             found |= {"reason": error.reason, "detail": clean_text(str(error), most=300), "samples": None}
