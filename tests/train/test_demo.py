@@ -54,7 +54,7 @@ def test_the_shipped_checkpoint_was_made_by_the_demo(name: str, tmp_path: Path) 
     weights = resolve_weights(f"demo:{name}")
     assert (weights.architecture, weights.options) == (config.architecture, config.options)
     assert weights.view == config.looks_at and weights.categories == tuple(sorted(CATEGORIES[name]))
-    assert weights.provenance == config.provenance and weights.metrics["accuracy"] > 0.95
+    assert weights.provenance == config.provenance and weights.metrics["accuracy"] > 0.9
 
 
 def test_drawn_scenes_are_alike_in_every_category(tmp_path: Path) -> None:
