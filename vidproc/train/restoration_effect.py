@@ -57,7 +57,8 @@ def accuracies(restorer: Restorer, *, scenes: int, sigmas: Sequence[float] = SIG
     networks = {name: _with_and_without(one, restorer) for name, one in weights.items()}
     right: defaultdict[Case, list[tuple[float, float]]] = defaultdict(list)
     for number in range(scenes):
-        labels = {"objects": number % len(SHAPES), "actions": number % len(MOTIONS)}
+        shown = {"objects": SHAPES[number % len(SHAPES)], "actions": MOTIONS[number % len(MOTIONS)]}
+        labels = {name: weights[name].categories.index(label) for name, label in shown.items()}
         for place, sigma, video in _videos(number, sigmas):
             for name, (plain, restored) in networks.items():
                 samples = first_samples(video, weights[name].view, count=3, start_us=300_000)  # type: ignore[arg-type]
