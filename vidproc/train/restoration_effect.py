@@ -5,7 +5,7 @@ from the camera (before H.264, as in an archive) or lies on the decoded frames (
 minutes on one core.
 
 Found with the shipped restorer: on decoded frames `objects` goes from 0.594 to 0.872 at sigma 25 and from 0.206 to
-0.783 at sigma 50. Where H.264 (crf 26) has already removed the noise, nothing is gained: 0.972 both ways at sigma 25. So
+0.783 at sigma 50. Where H.264 (crf 26) has already removed it, nothing is gained: 0.972 both ways at sigma 25. So
 restoration is off by default.
 """
 
