@@ -50,6 +50,15 @@ def load() -> Any:
 submit = load()
 
 
+@pytest.fixture(autouse=True)
+def environment_kept() -> Iterator[None]:
+    """`submit` turns Ray's token on for its process; the Ray that other tests start here must not hear of it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def work() -> Iterator[Path]:
     """A working directory with one tiny job."""
