@@ -1,6 +1,7 @@
 """Submitting keeps exit codes apart, refuses secrets before anything leaves this machine, and stops what it started."""
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
