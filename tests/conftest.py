@@ -35,6 +35,17 @@ def ray_cluster() -> Iterator[None]:
             ray.shutdown()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks train no faster on more, and sums come in the same order on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A bucket on a real S3 server, as `s3://…`; its address and keys are in the environment for the whole session.

@@ -45,9 +45,9 @@ from torchvision.io import read_image
 
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import Guard
+from vidproc.media.sources import Source
 from vidproc.models.spectrogram import Spectrogram
 from vidproc.pipeline.cluster import connected
-from vidproc.train.examples import source_of
 from vidproc.train.feed import Look, decoded
 from vidproc.train.options import TrainConfig
 from vidproc.train.run import run
@@ -159,7 +159,7 @@ def seen(config: TrainConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.N
     samples = []
     with Guard() as guard:
         for number, example in enumerate(examples):
-            example["facts"] = json.dumps(probed(guard, source_of(example)))
+            example["facts"] = json.dumps(probed(guard, Source.of(example)))
             samples.append(decoded(guard, {**example, "draw": number}, look, epoch=0))
     labels = np.array([json.loads(example["label"]) for example in examples])
     return np.stack(samples), labels, np.array([example["split"] == "held_out" for example in examples])

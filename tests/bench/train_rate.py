@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.parallel import DistributedDataParallel
 
 from vidproc.media.guard import Guard
+from vidproc.media.sources import Source
 from vidproc.train.augment import Augment
 from vidproc.train.demo import draw_videos, train_config
 from vidproc.train.examples import found_categories, read_examples
@@ -83,13 +84,12 @@ def theirs(out: Path) -> float:
 def keep_decoded(config: TrainConfig, path: Path) -> None:
     """All samples of the training, by the label job's decoder."""
     from vidproc.media.glimpse import probed
-    from vidproc.train.examples import source_of
 
     look, found, labels = look_of(config), [], []
     with Guard() as guard:
         for number, row in enumerate(read_examples(config).to_pylist()):
             row["draw"] = number
-            row["facts"] = json.dumps(probed(guard, source_of(row)))
+            row["facts"] = json.dumps(probed(guard, Source.of(row)))
             found.append(decoded(guard, row, look, epoch=0))
             labels.append(json.loads(row["label"]))
     np.savez(path, samples=np.stack(found), labels=np.array(labels))

@@ -20,14 +20,6 @@ SMALL = ResidualSpec(dims=2, stem=Stem(kind="cifar", width=8), depths=(1, 1), wi
 KINDS = ("retinanet", "fasterrcnn")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(kind: str, **changed: object) -> DetectionSpec:
     given = {"anchor_sizes": ((8,), (16,)), "fpn_channels": 8, "second": SecondLook(proposals=8, width=16)}
     return DetectionSpec(kind=kind, backbone=SMALL, anchor_ratios=(1.0,), **(given | changed))

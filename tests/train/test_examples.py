@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from tables.made_rows import FakeAnnotator, facts, segment_parts
 
 from vidproc.errors import UsageError
-from vidproc.media.sources import open_source
+from vidproc.media.sources import Source, open_source
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
-from vidproc.train.examples import EXAMPLES, SPLITS, found_categories, names_in, read_examples, source_of
+from vidproc.train.examples import EXAMPLES, SPLITS, found_categories, names_in, read_examples
 from vidproc.train.options import DataOptions
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def test_the_class_is_the_folder_that_a_file_lies_in(tmp_path: Path) -> None:
         ("c.wav", "cat"), ("a.mp4", "dog"), ("b.mp4", "dog"),
     ]  # fmt: skip
     assert told(rows, "member", "start_us", "end_us", "split") == [("", None, None, "train")] * 3
-    with open_source(source_of(rows[0])) as opened:
+    with open_source(Source.of(rows[0])) as opened:
         assert opened.read(0, 100) == b"a medium by its name alone"
 
 
@@ -107,7 +107,7 @@ def test_shards_have_class_folders_inside_or_labels_in_sidecars(tmp_path: Path) 
         "1.mp4": ("dog", "train"), "2.mp4": ("cat", "held_out"), "3.mp4": ("bird", "train"), "4.mp4": ("7", "train"),
         "5.mp4": ("dog", "test"),
     }  # fmt: skip
-    with open_source(source_of(rows[1])) as opened:
+    with open_source(Source.of(rows[1])) as opened:
         assert opened.read(0, 100) == b"two"
 
 
@@ -283,7 +283,7 @@ def test_tables_teach_by_a_query(tables: str, tmp_path: Path) -> None:
     assert told(rows, "uri", "label", "start_us", "end_us") == [
         (video, "walk", second * 1_000_000, (second + 1) * 1_000_000) for second in range(3)
     ]
-    with open_source(source_of(rows[0])) as opened:
+    with open_source(Source.of(rows[0])) as opened:
         assert opened.size == len(b"a medium by its name alone")
 
 

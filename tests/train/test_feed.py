@@ -12,6 +12,7 @@ import pytest
 from media.brute_force import all_frames, nearest, picture
 from media.decoding import source_of
 from media.made_videos import make_video
+from PIL import Image
 
 from vidproc.errors import Damaged, UsageError
 from vidproc.media.glimpse import probed
@@ -19,7 +20,6 @@ from vidproc.media.guard import close_guards, process_guard
 from vidproc.train.augment import Augment
 from vidproc.train.examples import EXAMPLES
 from vidproc.train.feed import Feed, Look, Part, Sampler
-from vidproc.train.png import write_png
 from vidproc.train.streams import prepare, stream
 from vidproc.views import Audio, Clips, Frames, Picture
 
@@ -258,7 +258,7 @@ def test_samples_of_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("view", [Frames(fps=1, picture=PIXELS), CLIPS], ids=["frames", "clips"])
 def test_samples_of_a_picture_are_the_picture(tmp_path: Path, view: Frames | Clips) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    write_png(tmp_path / "a.png", pixels)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     data, _ = Sampler(feed(examples_of([tmp_path / "a.png"]), look(view=view))).samples(np.arange(2), epoch=0)
     assert data.shape == (2, *view.sample_shape)
     assert np.array_equal(data, np.broadcast_to(pixels, data.shape))

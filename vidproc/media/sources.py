@@ -10,10 +10,10 @@ in blocks: sequential reads grow up to `MAX_RUN` blocks a request, and at most `
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from vidproc.media.ranges import LocalRanges, Ranges, open_ranges
 
@@ -35,6 +35,11 @@ class Source:
     offset: int
     bytes: int
     etag: str
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Source":
+        """The source in a row of a listing, a plan or a table of examples."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     @property
     def video_id(self) -> str:

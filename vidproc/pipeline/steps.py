@@ -87,7 +87,7 @@ def _read_chunk(*, path: str, row_group: int, first: int, rows: int) -> pa.Table
 
 def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str, Any]]:
     """One video's segments, each for the annotators that have not seen it; all failed if the video does not open."""
-    source = Source(**{name: video[name] for name in ("uri", "member", "offset", "bytes", "etag")})
+    source = Source.of(video)
     sidecar = json.loads(video["metadata"]) if video["metadata"] else {}
     facts: dict[str, Any] = {name: video[name] for name in ("uri", "member", "etag", "bytes")} | {"metadata": sidecar}
     failed: dict[str, Any] = {}

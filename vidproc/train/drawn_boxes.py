@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from vidproc.train.png import write_png
-from vidproc.train.synthetic import SHAPES, _contrasting, _distance
+from vidproc.train.synthetic import SHAPES, contrasting, distance
 
 HELD_OUT = 1_000_000
 """Seeds from here on are never trained on."""
@@ -52,8 +52,8 @@ def picture(*, seed: int, size: int = 64) -> Drawn:
     for number, (cx, cy, radius) in enumerate(places):
         angle = rng.uniform(0, 2 * np.pi)
         u, v = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle), (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
-        inside = np.clip(0.5 - _distance(SHAPES[labels[number]], u, v, radius) * size, 0, 1)
-        canvas += inside[..., None] * (_contrasting(background, rng) - canvas)
+        inside = np.clip(0.5 - distance(SHAPES[labels[number]], u, v, radius) * size, 0, 1)
+        canvas += inside[..., None] * (contrasting(background, rng) - canvas)
         owner[inside > 0.5] = number
     canvas += rng.normal(0, rng.uniform(0, 0.03), canvas.shape)
     seen = [owner == number for number in range(len(places))]
@@ -76,7 +76,8 @@ def write_coco(folder: Path, *, seeds: Sequence[int], size: int = 64) -> None:
     annotations: list[dict[str, Any]] = []
     for seed in seeds:
         drawn, name = picture(seed=seed, size=size), f"{seed:07d}.png"
-        write_png(folder / name, drawn.pixels)
+        with (folder / name).open("xb") as file:
+            Image.fromarray(drawn.pixels).save(file, "PNG")
         images.append({"id": seed, "file_name": name, "width": size, "height": size, "split": _split(seed)})
         for box, label, area in zip(drawn.boxes * size, drawn.labels, drawn.areas, strict=True):
             x1, y1, x2, y2 = box.tolist()

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-from vidproc.train.png import write_png
+from PIL import Image
 
 HELD_OUT = 1_000_000
 """Identities from here on are never trained on."""
@@ -80,7 +79,8 @@ def write_folders(folder: Path, *, identities: range, pictures: int, size: int =
         own = folder / f"{identity:07d}"
         own.mkdir(parents=True, exist_ok=True)
         for take in range(pictures):
-            write_png(own / f"{take:03d}.png", picture(identity=identity, take=take, size=size))
+            with (own / f"{take:03d}.png").open("xb") as file:
+                Image.fromarray(picture(identity=identity, take=take, size=size)).save(file, "PNG")
 
 
 # ---- the face

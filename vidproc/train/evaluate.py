@@ -28,7 +28,15 @@ from vidproc.train import plots
 from vidproc.train.calibration import calibrated, precision_reached, temperature, thresholds
 from vidproc.train.corruptions import SEVERITIES
 from vidproc.train.examples import names_in, read_examples
-from vidproc.train.measures import Measure, Scores, confusion, measured, one_hot, reliability
+from vidproc.train.measures import (
+    Measure,
+    Scores,
+    confusion,
+    mean_average_precision,
+    measured,
+    one_hot,
+    reliability,
+)
 from vidproc.train.options import DataOptions
 from vidproc.train.scored import Scored
 from vidproc.views import Audio, Clips, Frames
@@ -68,13 +76,13 @@ def evaluate(config: OutputOptions) -> int:
     examples = examples.filter(pc.equal(examples["split"], split))
     if not examples.num_rows:
         raise UsageError(f"no example is in the split {split!r}: choose --split, or look at --held-out")
-    known = _known(examples, weights)
+    _check_known(examples, weights)
     crops = int(config.crops)
     with connected(workers_speak=False) as cluster:
         from vidproc.train.scoring import scored  # Ray Data is being imported while Ray starts
 
         found = scored(
-            known,
+            examples,
             weights,
             evaluation_view(weights, crops=crops),
             samples=config.samples,
@@ -99,12 +107,11 @@ def evaluate(config: OutputOptions) -> int:
     return 0
 
 
-def _known(examples: pa.Table, weights: Weights) -> pa.Table:
+def _check_known(examples: pa.Table, weights: Weights) -> None:
     """Raises `UsageError` where a label is none of the network's."""
     names = {name for label in examples["label"].to_pylist() for name in names_in(json.loads(label))}
     if unknown := sorted(names - set(weights.categories)):
         raise UsageError(f"the data is labelled {unknown[:5]}, and the network knows {list(weights.categories)[:10]}")
-    return examples
 
 
 def evaluation_view(weights: Weights, *, crops: int) -> Frames | Clips | Audio:
@@ -153,8 +160,7 @@ def _calibrate(config: OutputOptions, weights: Weights, found: Scored) -> tuple[
 
 def _ece(weights: Weights, found: Scored) -> float:
     scores = calibrated(found.logits, weights.temperature, multi_label=weights.multi_label)
-    parts = reliability(scores, found.truth[found.example], multi_label=weights.multi_label)
-    return float((np.abs(parts.confidence - parts.accuracy) * parts.share).sum())
+    return reliability(scores, found.truth[found.example], multi_label=weights.multi_label).error
 
 
 def _robustness(weights: Weights, found: Scored) -> list[Measure]:
@@ -175,8 +181,6 @@ def _main(weights: Weights, found: Scored, logits: Scores) -> float:
     """The first figure: accuracy, or mean average precision."""
     scores = found.scores(weights, logits)
     if weights.multi_label:
-        from vidproc.train.measures import mean_average_precision
-
         return mean_average_precision(scores, found.truth)
     return float((scores.argmax(axis=1) == found.truth).mean())
 

@@ -123,10 +123,6 @@ def found_categories(examples: pa.Table, options: DataOptions, *, strangers: boo
     return categories
 
 
-def source_of(example: Mapping[str, Any]) -> Source:
-    return Source(**{name: example[name] for name in ("uri", "member", "offset", "bytes", "etag")})
-
-
 # ---- the kinds of data
 
 
@@ -159,7 +155,7 @@ def _spans(url: str) -> list[Labelled]:
 
 
 def _again(row: Mapping[str, Any]) -> Labelled:
-    return Labelled(source_of(row), json.loads(row["label"]), row["split"], row["start_us"], row["end_us"])
+    return Labelled(Source.of(row), json.loads(row["label"]), row["split"], row["start_us"], row["end_us"])
 
 
 def _taught(options: DataOptions) -> list[Labelled]:
@@ -288,7 +284,7 @@ def _listed(urls: Sequence[str]) -> list[tuple[Source, dict[str, str]]]:
     for row in rows:
         if row["reason"]:
             log("left out", uri=row["uri"], reason=row["reason"], detail=row["detail"])
-    return [(source_of(row), json.loads(row["metadata"] or "{}")) for row in rows if not row["reason"]]
+    return [(Source.of(row), json.loads(row["metadata"] or "{}")) for row in rows if not row["reason"]]
 
 
 # ---- splits

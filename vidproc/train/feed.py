@@ -17,8 +17,8 @@ import pyarrow as pa
 from vidproc.errors import Damaged, InputError
 from vidproc.media.glimpse import glimpses
 from vidproc.media.guard import Guard, process_guard
+from vidproc.media.sources import Source
 from vidproc.train.augment import Augment
-from vidproc.train.examples import source_of
 from vidproc.views import Audio, View
 
 _RANDOM, _AUGMENT = 1, 2
@@ -64,9 +64,9 @@ def decoded(guard: Guard, example: Mapping[str, Any], look: Look, *, epoch: int)
     starts = look.starts_us(example, epoch=epoch)
     facts = json.loads(example["facts"])
     if facts["still"] and not isinstance(look.view, Audio):
-        picture = glimpses(guard, source_of(example), facts, look.view, starts_us=starts[:1])
+        picture = glimpses(guard, Source.of(example), facts, look.view, starts_us=starts[:1])
         return np.repeat(picture, len(starts), axis=0)
-    return glimpses(guard, source_of(example), facts, look.view, starts_us=starts, sound_us=look.sound_us)
+    return glimpses(guard, Source.of(example), facts, look.view, starts_us=starts, sound_us=look.sound_us)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -48,6 +48,11 @@ class Reliability:
     accuracy: npt.NDArray[np.float64]
     share: npt.NDArray[np.float64]
 
+    @property
+    def error(self) -> float:
+        """The expected calibration error: how far confidence is off, on average (Guo et al. 2017, equation 3)."""
+        return float((np.abs(self.confidence - self.accuracy) * self.share).sum())
+
 
 def measured(
     scores: Scores,

@@ -19,7 +19,8 @@ from vidproc.errors import InputError, UsageError
 from vidproc.media.answers import clean_text
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import process_guard
-from vidproc.train.examples import EXAMPLES, source_of
+from vidproc.media.sources import Source
+from vidproc.train.examples import EXAMPLES
 from vidproc.train.feed import Feed, Items, Look, Part, Sampler, decoded
 
 PREPARED = EXAMPLES
@@ -113,7 +114,7 @@ def _prepare(batch: pa.Table, *, look: Look, decode: bool) -> Iterator[pa.Table]
     for row in batch.to_pylist():
         found: dict[str, Any] = {**row, "facts": None, "reason": None, "detail": None, "samples": None}
         try:
-            found["facts"] = json.dumps(probed(guard, source_of(row)))
+            found["facts"] = json.dumps(probed(guard, Source.of(row)))
             if decode:
                 samples = decoded(guard, found, look, epoch=0)
                 found["samples"] = np.ascontiguousarray(samples).tobytes()

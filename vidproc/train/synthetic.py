@@ -65,7 +65,7 @@ def scene(shape: str, motion: str, *, seed: int, aspect: float = 4 / 3) -> Scene
         spin=rng.uniform(-0.3, 0.3),
         period_s=rng.uniform(1.6, 2.6) if scales else travel / rng.uniform(0.22, 0.45),
         phase=rng.uniform(),
-        colour=_contrasting(background, rng),
+        colour=contrasting(background, rng),
         background=background.astype(np.float32),
         waves=np.column_stack(
             [rng.normal(0, 12, (3, 2)), rng.uniform(0, 2 * np.pi, 3), rng.uniform(-1.5, 1.5, 3)]
@@ -105,7 +105,7 @@ def _chunk(
     dx, dy = x - cx, y - cy
     u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     pixel = max(1 / height, moving.aspect / width)
-    inside = np.clip(0.5 - _distance(moving.shape, u, v, radius) / pixel, 0, 1)[..., None]
+    inside = np.clip(0.5 - distance(moving.shape, u, v, radius) / pixel, 0, 1)[..., None]
     picture += inside * (moving.colour - picture)
     picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(moving.noise)
     pixels: npt.NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -127,7 +127,7 @@ def _place(moving: Scene, t: Array) -> tuple[Any, Any, Any]:
     return cx, cy, np.float32(0.14) * np.float32(0.36 / 0.14) ** size
 
 
-def _distance(shape: str, u: Array, v: Array, r: Array | float) -> Any:
+def distance(shape: str, u: Array, v: Array, r: Array | float) -> Any:
     """About the signed distance of points to the edge of a shape that fits a circle of radius r: negative inside."""
     if shape == "circle":
         return np.hypot(u, v) - 0.85 * r
@@ -149,7 +149,7 @@ def _distance(shape: str, u: Array, v: Array, r: Array | float) -> Any:
     return (length * np.cos(fold) - r) * normal[0] + length * np.sin(fold) * normal[1]
 
 
-def _contrasting(background: npt.NDArray[np.float64], rng: np.random.Generator) -> Array:
+def contrasting(background: npt.NDArray[np.float64], rng: np.random.Generator) -> Array:
     """A colour that differs from the background by at least 0.3 in brightness, which survives chroma subsampling."""
     weights = np.array([0.299, 0.587, 0.114])
     while True:
