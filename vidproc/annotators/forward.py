@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vidproc.annotators.upload import as_tensor
 from vidproc.errors import NotFinite
+from vidproc.models.inputs import Inputs
 from vidproc.models.listener import Listener
 from vidproc.models.load import load_network, load_restorer
 from vidproc.models.optimise import for_inference
@@ -52,11 +53,8 @@ class ScoringNetwork:
         self.least = min(least or LEAST, self.batch)
         self.multi_label = weights.multi_label
         self.temperature = weights.temperature
-        self.sound = weights.listening is not None
-        # (x / 255 - mean) / std as one multiply and one add, for channels last and innermost
-        std = torch.tensor(weights.std)
-        self.scale = (1 / (255 * std)).to(self.device)
-        self.shift = (-torch.tensor(weights.mean) / std).to(self.device)
+        sound = weights.listening is not None
+        self.inputs = Inputs(mean=weights.mean, std=weights.std, sound=sound, device=self.device)
 
     def scores(self, data: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """[samples, *shape] each → [samples, labels] each, in 0..1. Batches run across the arrays' borders."""
@@ -115,12 +113,7 @@ class ScoringNetwork:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.restorer is not None:
                 x = restore_frames(self.restorer, x)
-            if self.sound:
-                x = x.mean(dim=2).div_(32_768)
-            else:
-                # channels first by name only: in memory they stay last, as the convolutions like it
-                x = x.mul_(self.scale).add_(self.shift).movedim(-1, 1)
-            logits: Tensor = self.network(x)[:count].float()
+            logits: Tensor = self.network(self.inputs(x))[:count].float()
         return logits
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vidproc.errors import NoStreams
 from vidproc.media.answers import checked_answer, checked_facts
 from vidproc.media.decode import layout
-from vidproc.media.guard import Guard
+from vidproc.media.guard import Guard, run_verified
 from vidproc.media.sampling import Span
 from vidproc.media.sources import Source, open_source
 from vidproc.views import MICROSECONDS, Audio, View, view_to_json
@@ -25,10 +25,7 @@ from vidproc.views import MICROSECONDS, Audio, View, view_to_json
 def probed(guard: Guard, source: Source) -> dict[str, Any]:
     """What a probe finds out about the video. Raises the typed input errors."""
     with open_source(source) as opened:
-        try:
-            answer, _ = guard.run("probe", {}, opened)
-        finally:
-            opened.verify()  # a replaced file may look like a broken one
+        answer, _ = run_verified(guard, "probe", {}, opened)
     return checked_facts(answer)
 
 
@@ -64,10 +61,7 @@ def glimpses(
         "starts_us": picture_starts,
     }
     with open_source(source) as opened:
-        try:
-            answer, output = guard.run("decode", request, opened, output_bytes=size)
-        finally:
-            opened.verify()
+        answer, output = run_verified(guard, "decode", request, opened, output_bytes=size)
     ((_, shape),) = places
     checked_answer(answer, [view], [shape])
     kind = np.int16 if isinstance(view, Audio) else np.uint8

@@ -193,6 +193,16 @@ class Guard:
         return KilledWorker(f"the decoder ended with {name}, peak memory {ended['peak_bytes'] >> 20} MiB")
 
 
+def run_verified(
+    guard: Guard, task: str, request: dict[str, Any], source: OpenSource, *, output_bytes: int = 0
+) -> tuple[dict[str, Any], mmap.mmap | None]:
+    """Run a task on an open source. Raises `Changed` before all else: a replaced file may look like a broken one."""
+    try:
+        return guard.run(task, request, source, output_bytes=output_bytes)
+    finally:
+        source.verify()
+
+
 _guards: dict[Limits, Guard] = {}
 
 

@@ -5,7 +5,6 @@ the run, and the same command goes on where it was.
 """
 
 import json
-import mmap
 import os
 import socket
 import time
@@ -21,13 +20,14 @@ import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
-from vidproc.media.answers import checked_answer, checked_facts, clean_text
+from vidproc.media.answers import checked_answer, clean_text
 from vidproc.media.decode import layout
-from vidproc.media.guard import process_guard
+from vidproc.media.glimpse import probed
+from vidproc.media.guard import process_guard, run_verified
 from vidproc.media.limits import Limits
 from vidproc.media.samples import Samples
 from vidproc.media.sampling import Span, owned_starts, segments
-from vidproc.media.sources import OpenSource, Source, open_source
+from vidproc.media.sources import Source, open_source
 from vidproc.pipeline.rows import (
     ANNOTATION_TABLES,
     annotated_table,
@@ -95,7 +95,7 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
     try:
         if video["reason"]:  # the listing already knows that it cannot be read
             raise INPUT_ERRORS[video["reason"]](video["detail"])
-        found = _retried(lambda: _run_probe(source, settings))
+        found = _retried(lambda: probed(process_guard(settings.limits), source))
         facts |= {**found, "metadata": {**found["metadata"], **sidecar}}
         spans = list(segments(Span(facts["start_us"], facts["end_us"])))
     except InputError as error:
@@ -115,22 +115,6 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
         rows[0]["decode_s"] = time.perf_counter() - started  # the probe's time is told once
     expected = sum(len(work_of(row)) for row in rows)
     return [{**row, "expected": expected} for row in rows]
-
-
-def _run_probe(source: Source, settings: Settings) -> dict[str, Any]:
-    with open_source(source) as opened:
-        answer, _ = _guarded("probe", {}, opened, settings)
-    return checked_facts(answer)
-
-
-def _guarded(
-    task: str, request: dict[str, Any], opened: OpenSource, settings: Settings, *, output_bytes: int = 0
-) -> tuple[dict[str, Any], mmap.mmap | None]:
-    """Run a task on an open source. Raises `Changed` before all else: a replaced file may look like a broken one."""
-    try:
-        return process_guard(settings.limits).run(task, request, opened, output_bytes=output_bytes)
-    finally:
-        opened.verify()
 
 
 def _passing(error: InputError) -> bool:
@@ -197,7 +181,7 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
     }
     started = time.perf_counter()
     with open_source(_source(segment)) as opened:
-        answer, output = _guarded("decode", request, opened, settings, output_bytes=size)
+        answer, output = run_verified(process_guard(settings.limits), "decode", request, opened, output_bytes=size)
     frame_us, coverage = checked_answer(answer, views, [shape for _, shape in places])
     memory = pa.py_buffer(output) if output is not None else pa.py_buffer(b"")
     pixels = {}

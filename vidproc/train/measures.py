@@ -187,7 +187,7 @@ def curve(scores: Scores, truth: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.
 
 
 def _single_label(scores: Scores, truth: Truth) -> Iterator[tuple[str, float]]:
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+    from torchmetrics.functional.classification import multiclass_accuracy
 
     given, labels, n = torch.tensor(scores), torch.tensor(truth), scores.shape[1]
     yield "top1", float(np.mean(scores.argmax(axis=1) == truth))
@@ -195,20 +195,20 @@ def _single_label(scores: Scores, truth: Truth) -> Iterator[tuple[str, float]]:
         top5 = multiclass_accuracy(given, labels, n, average="micro", top_k=5, validate_args=False)
         yield "top5", float(top5)
     if n > 1:
-        yield "ece", float(multiclass_calibration_error(given.clamp(max=1), labels, n, BINS, validate_args=False))
+        yield "ece", reliability(scores, truth, multi_label=False).error
     likely = scores[np.arange(len(truth)), truth].astype(np.float64)
     yield "nll", float(np.log(1 / np.clip(likely, LEAST_SCORE, 1)).mean())
 
 
 def _multi_label(scores: Scores, truth: Truth, said: npt.NDArray[np.bool_]) -> Iterator[tuple[str, float]]:
-    from torchmetrics.functional.classification import binary_calibration_error, binary_f1_score
+    from torchmetrics.functional.classification import binary_f1_score
 
-    given, labels = torch.tensor(scores).flatten(), torch.tensor(truth).flatten().long()
-    yield "ece", float(binary_calibration_error(given.clamp(0, 1), labels, BINS, validate_args=False))
+    yield "ece", reliability(scores, truth, multi_label=True).error
     likely = np.where(truth, scores, 1 - scores.astype(np.float64))
     yield "nll", float(np.log(1 / np.clip(likely, LEAST_SCORE, 1)).mean())
     if truth.any() or said.any():
-        yield "f1_micro", float(binary_f1_score(torch.tensor(said).flatten().long(), labels, validate_args=False))
+        given, labels = torch.tensor(said).flatten().long(), torch.tensor(truth).flatten().long()
+        yield "f1_micro", float(binary_f1_score(given, labels, validate_args=False))
 
 
 def _by_label(

@@ -29,13 +29,12 @@ from vidproc.train.dead_leaves import picture
 from vidproc.train.fidelity import median_filtered, noisy, psnr_db
 from vidproc.train.loop import Batch, fit
 from vidproc.train.real_frames import split_frames
+from vidproc.train.tasks.restoration import MOST_NOISE
 
 Pictures = Sequence[npt.NDArray[np.uint8]]
 
 STEPS = 3000
 PATCH, BATCH = 64, 16
-MOST_NOISE = 50.0
-"""Standard deviation, of 0..255, of the strongest noise that is learnt; each patch has its own, from 0 on."""
 HELD_OUT = 1_000_000
 """Seeds of drawn pictures from here on are never trained on."""
 

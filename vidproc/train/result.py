@@ -12,7 +12,7 @@ import torch
 
 from vidproc import __version__
 from vidproc.errors import UsageError
-from vidproc.models.sidecar import sidecar_text
+from vidproc.models.sidecar import Checkpoint, sidecar_text
 from vidproc.tables.store import Store
 from vidproc.train.options import TrainConfig
 from vidproc.train.tasks.base import Task
@@ -26,13 +26,11 @@ def save_result(
         state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
     best = state["best"]
     data = safetensors.torch.save({name: value.contiguous() for name, value in best["state"].items()})
-    described = task.described(
+    described = _described(
+        config,
+        task,
         url=store.url_of("network.safetensors"),
         sha256=hashlib.sha256(data).hexdigest(),
-        view=config.looks_at,
-        mean=config.mean,
-        std=config.std,
-        licence=config.licence,
         provenance=config.provenance or f"jobs/train.py, {config.name}, epoch {best['epoch']} of {config.epochs}",
         protocol=_protocol(config, examples, best["measures"]),
         metrics=dict(best["measures"]),
@@ -50,17 +48,13 @@ def save_result(
 def check_describable(config: TrainConfig, task: Task) -> None:
     """Raises `UsageError`, before any work, where no sidecar could say what this training makes."""
     try:
-        task.described(
-            url="",
-            sha256="0" * 64,
-            view=config.looks_at,
-            mean=config.mean,
-            std=config.std,
-            licence=config.licence,
-            provenance="nothing yet",
-        )
+        _described(config, task, url="", sha256="0" * 64, provenance="nothing yet")
     except ValueError as error:
         raise UsageError(f"network, view and task do not go together: {error}") from error
+
+
+def _described(config: TrainConfig, task: Task, **known: Any) -> Checkpoint:
+    return task.described(view=config.looks_at, mean=config.mean, std=config.std, licence=config.licence, **known)
 
 
 def _protocol(config: TrainConfig, examples: pa.Table, measures: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,18 +49,16 @@ def _anywhere(config: TrainConfig) -> TrainConfig:
 
 def _claim(store: Store, config: TrainConfig) -> None:
     """The folder is this configuration's, or becomes so. Raises `UsageError` if it is another's."""
-    asked = {"config": config.identity(), "hash": config.identity_hash(), "code_version": __version__}
+    asked: dict[str, Any] = {"config": config.identity(), "hash": config.identity_hash(), "code_version": __version__}
     data = json.dumps(asked, indent=1).encode()
     if store.create("config.json", data):
         return
     there = json.loads(store.get("config.json") or b"{}")
     if there.get("hash") == asked["hash"]:
         return
-    before = there.get("config", {})
-    differing = [name for name, value in config.identity().items() if before.get(name) != value]
-    told = "; ".join(
-        f"{name} was {before.get(name)!r} and is now {config.identity()[name]!r}" for name in differing[:5]
-    )
+    before, now = there.get("config", {}), asked["config"]
+    differing = [name for name in now if before.get(name) != now[name]]
+    told = "; ".join(f"{name} was {before.get(name)!r} and is now {now[name]!r}" for name in differing[:5])
     raise UsageError(f"{store.url_of()} holds a training with other options ({told}): choose another --name")
 
 
@@ -79,11 +78,10 @@ def _examples(store: Store, config: TrainConfig) -> pa.Table:
 def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tuple[str, ...], cluster: Cluster) -> int:
     import ray
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     from vidproc.train.progress import Progress, shown
     from vidproc.train.tasks import TASKS
-    from vidproc.train.worker import Job, work
+    from vidproc.train.worker import Job
 
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -111,8 +109,30 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
         decoders=max(1, int((cluster.cpus / most - config.cpus_per_worker) / config.cpus_per_decode)),
         progress=progress,
     )
+    trainer = _trainer(config, store, job, on_gpu=on_gpu)
+    with shown(progress):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            verdict = ray.get(progress.verdict.remote())
+            raise _failure(*verdict) if verdict else error from error
+    if verdict := ray.get(progress.verdict.remote()):
+        raise _failure(*verdict)
+    if result.checkpoint is None:
+        raise RuntimeError("the training ended without a checkpoint")
+    told = save_result(config, store, task, examples, result.checkpoint)
+    log("trained", weights=store.url_of("network.safetensors"), **dict[str, Any](told))
+    return 0
+
+
+def _trainer(config: TrainConfig, store: Store, job: Any, *, on_gpu: bool) -> Any:
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from vidproc.train.worker import work
+
     filesystem, path = fsspec.core.url_to_fs(store.url_of())
-    trainer = TorchTrainer(
+    return TorchTrainer(
         work,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
@@ -129,27 +149,12 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with shown(progress):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            verdict = ray.get(progress.verdict.remote())
-            raise _failure(*verdict) if verdict else error from error
-    if verdict := ray.get(progress.verdict.remote()):
-        raise _failure(*verdict)
-    if result.checkpoint is None:
-        raise RuntimeError("the training ended without a checkpoint")
-    told = save_result(config, store, task, examples, result.checkpoint)
-    log("trained", weights=store.url_of("network.safetensors"), **dict[str, Any](told))
-    return 0
 
 
 def _failure(kind: str, message: str) -> Exception:
-    return (
-        UsageError(message)
-        if kind in ("UsageError", "WeightsError", "FloatingPointError")
-        else RuntimeError(f"the training failed twice at the same step: {kind}: {message}")
-    )
+    if kind in ("UsageError", "WeightsError", "FloatingPointError"):
+        return UsageError(message)
+    return RuntimeError(f"the training failed twice at the same step: {kind}: {message}")
 
 
 def _labels(feed: Feed) -> list[Any]:
@@ -177,10 +182,8 @@ def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Seque
         sample_shape=config.sample_shape,
         categories=categories,
     )
-    size = chosen.num_rows * look.samples
-    for length in config.sample_shape:
-        size *= length
-    once = config.decode == "once" or (config.decode == "auto" and fits_in_memory(size * (2 if hears else 1)))
+    size = math.prod((chosen.num_rows, look.samples, *config.sample_shape)) * (2 if hears else 1)
+    once = config.decode == "once" or (config.decode == "auto" and fits_in_memory(size))
     prepared = prepare(chosen, look, decode=once, cpus=config.cpus_per_decode, together=config.together)
     log("prepared", split=split, examples=prepared.examples.num_rows, kept=once, **dict[str, Any](prepared.failed))
     return Feed(

@@ -23,9 +23,8 @@ from vidproc.media.sources import Source
 from vidproc.train.examples import EXAMPLES
 from vidproc.train.feed import Feed, Items, Look, Part, Sampler, decoded
 
-PREPARED = EXAMPLES
-for _name, _kind in (("draw", pa.int64()), ("number", pa.int64()), ("facts", pa.string())):
-    PREPARED = PREPARED.append(pa.field(_name, _kind))
+PREPARED = pa.schema([*EXAMPLES, ("draw", pa.int64()), ("number", pa.int64()), ("facts", pa.string())])
+_TRIED = pa.schema([*PREPARED, ("reason", pa.string()), ("detail", pa.string()), ("samples", pa.large_binary())])
 _EXAMPLES_PER_TASK = (16, 256)
 """The least and the most: pictures are many and quick."""
 _BANK_SHARE = 0.3
@@ -57,9 +56,8 @@ class Prepared:
 def prepare(examples: pa.Table, look: Look, *, decode: bool, cpus: float, together: bool = False) -> Prepared:
     """Probe every example, and decode its samples if asked. Those that fail are told and left out.
 
-    `together`: all examples of a group draw their random times and changes alike.
-
-    Raises `UsageError` when none is left.
+    `together`: all examples of a group draw their random times and changes alike. Raises `UsageError` when none
+    is left.
     """
     _configure()
     rows = examples.num_rows
@@ -120,10 +118,7 @@ def _prepare(batch: pa.Table, *, look: Look, decode: bool) -> Iterator[pa.Table]
                 found["samples"] = np.ascontiguousarray(samples).tobytes()
         except InputError as error:
             found |= {"reason": error.reason, "detail": clean_text(str(error), most=300), "samples": None}
-        schema = PREPARED
-        for name, kind in (("reason", pa.string()), ("detail", pa.string()), ("samples", pa.large_binary())):
-            schema = schema.append(pa.field(name, kind))
-        yield pa.Table.from_pylist([found], schema=schema)
+        yield pa.Table.from_pylist([found], schema=_TRIED)
 
 
 def fits_in_memory(bytes_wanted: int) -> bool:
