@@ -15,7 +15,8 @@ from vidproc.errors import UsageError
 from vidproc.media.sources import Source, open_source
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
-from vidproc.train.examples import EXAMPLES, SPLITS, found_categories, names_in, read_examples
+from vidproc.train.examples import EXAMPLES, found_categories, names_in, read_examples
+from vidproc.train.labelled import SPLITS
 from vidproc.train.options import DataOptions
 
 Row = dict[str, Any]

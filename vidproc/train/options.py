@@ -27,7 +27,7 @@ class DataOptions(Options):
         "0.2", description="of data without a split: the share that is never trained on, or a glob of file names"
     )
     group: str | None = Field(
-        None, description="regular expression: files in which it finds the same text are never split"
+        None, description="regular expression: files in which it finds the same text are on one side of a share"
     )
 
     together: bool = Field(
