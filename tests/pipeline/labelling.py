@@ -96,8 +96,9 @@ def parts(tables_url: str) -> set[str]:
 
 
 def by_name(tables: Tables) -> dict[str, Row]:
-    """The `videos` rows by file name, or member name."""
-    return {row["member"] or Path(row["uri"]).name: row for row in tables["videos"]}
+    """The `videos` rows by file name, or member name; of a file's versions the one labelled last."""
+    rows = sorted(tables["videos"], key=lambda row: row["run_id"])
+    return {row["member"] or Path(row["uri"]).name: row for row in rows}
 
 
 # ---- the job as a process

@@ -54,11 +54,12 @@ def config(clips: Path, out: Path, **options: Any) -> TrainConfig:
 
 
 def losses(folder: Path) -> list[float]:
-    """Of each step, as TensorBoard's files have them."""
+    """Of each step, as TensorBoard's files have them; an attempt that ended within an epoch leaves an empty one."""
     found: dict[int, float] = {}
     for file in sorted((folder / "tensorboard").iterdir()):
         events = EventAccumulator(str(file)).Reload()
-        found |= {event.step: event.value for event in events.Scalars("step/loss")}
+        if "step/loss" in events.Tags()["scalars"]:
+            found |= {event.step: event.value for event in events.Scalars("step/loss")}
     return [found[step] for step in sorted(found)]
 
 
