@@ -117,6 +117,104 @@ QUALITY = Table(
     key=("video_id", "annotator", "model_id", "start_us"),
     time="start_us",
 )
+_BOX = tuple(_key(name, pa.float32()) for name in ("x1", "y1", "x2", "y2"))
+"""Shares of the displayed picture, from its upper left corner."""
+
+DETECTIONS = Table(
+    "detections",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            _key("time_us", pa.int64()),
+            _key("detection_id", pa.string()),  # of the video and model: time_us and the box's number, by score
+            _key("label", pa.string()),
+            _key("label_id", pa.int32()),
+            _key("score", pa.float32()),
+            *_BOX,
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "detection_id"),
+    time="time_us",
+)
+TRACKS = Table(
+    "tracks",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            _key("track_id", pa.string()),
+            *_SPAN,
+            _key("label", pa.string()),  # what most of its detections say, weighted by score
+            _key("label_id", pa.int32()),
+            _key("n_detections", pa.int32()),
+            _key("mean_score", pa.float32()),
+            _key("detection_ids", pa.list_(pa.string())),  # in time order
+            _key("best_time_us", pa.int64()),  # of the best detection, whose box this is
+            *_BOX,
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "track_id"),
+    time="start_us",
+)
+FACES = Table(
+    "faces",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            _key("time_us", pa.int64()),
+            _key("face_id", pa.string()),
+            ("track_id", pa.string()),
+            *_BOX,
+            _key("landmarks", pa.list_(pa.float32())),  # x, y of eyes, nose and corners of the mouth
+            _key("score", pa.float32()),
+            _key("quality", pa.float32()),  # 0..1: size, sharpness, pose
+            ("identity", pa.string()),
+            ("similarity", pa.float32()),  # cosine to the best of the gallery
+            ("runner_up", pa.float32()),  # to the best of another person
+            _key("decision", pa.string()),  # matched, unknown, unfit (too small or blurred to say), undecided
+            ("gallery_version", pa.string()),
+            ("vector", pa.list_(pa.float32())),  # only where a run was asked to keep it
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "face_id"),
+    time="time_us",
+)
+SHOTS = Table(
+    "shots",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            _key("shot", pa.int32()),
+            *_SPAN,
+            _key("transition", pa.string()),  # how it begins: start, cut, fade, dissolve
+            _key("score", pa.float32()),
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "shot", "start_us"),
+    time="start_us",
+)
+TEXT = Table(
+    "text",
+    pa.schema(
+        [
+            *_ANNOTATION,
+            *_SPAN,
+            _key("source", pa.string()),  # subtitle, metadata
+            _key("stream", pa.int32()),  # of the container; -1 for metadata
+            _key("number", pa.int32()),  # of the spans of one stream
+            ("name", pa.string()),  # of metadata: its key
+            ("language", pa.string()),  # as the container says, ISO 639-2
+            _key("text", pa.string()),
+        ]
+    ),
+    key=("video_id", "annotator", "model_id", "stream", "start_us", "number"),
+    time="start_us",
+)
+EMBEDDINGS = Table(
+    "embeddings",
+    pa.schema([*_ANNOTATION, *_SPAN, _key("vector", pa.list_(pa.float32()))]),
+    key=("video_id", "annotator", "model_id", "start_us"),
+    time="start_us",
+)
 LEDGER = Table(
     "ledger",
     pa.schema(
@@ -180,4 +278,11 @@ EVALUATIONS = Table(
     key=("model_id", "dataset", "protocol", "metric", "slice"),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (VIDEOS, LABELS, QUALITY, LEDGER, RUNS, EVALUATIONS)}
+ANNOTATION_TABLES: dict[str, Table] = {
+    table.name: table for table in (LABELS, QUALITY, DETECTIONS, TRACKS, FACES, SHOTS, TEXT, EMBEDDINGS)
+}
+"""Tables that annotators fill: of segments, or of whole videos."""
+
+TABLES: dict[str, Table] = {
+    table.name: table for table in (VIDEOS, *ANNOTATION_TABLES.values(), LEDGER, RUNS, EVALUATIONS)
+}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from vidproc.annotators.base import OfSegments
 from vidproc.media.listing import LISTING
 from vidproc.schema import LABELS, LEDGER, TABLES, Table
 from vidproc.tables.parts import Part, parquet_bytes, write_part
@@ -19,7 +20,7 @@ LENGTH_US = 1_000_000
 NAMES = ("walk", "run")
 
 
-class FakeAnnotator:
+class FakeAnnotator(OfSegments):
     """Two labels; the light half of an annotator, as derive needs it."""
 
     def __init__(self, name: str = "actions", model_id: str = "net-1") -> None:

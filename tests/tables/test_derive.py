@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from made_rows import (
 )
 
 from vidproc.errors import TablesDamaged
-from vidproc.schema import LEDGER, VIDEOS, WHOLE_VIDEO
+from vidproc.schema import LEDGER, SHOTS, VIDEOS, WHOLE_VIDEO
+from vidproc.tables import sql
 from vidproc.tables.commit import Commits, replace_units
 from vidproc.tables.derive import _whole_videos, derive, pending_derivations
 from vidproc.tables.merge import merge_coverage, merge_status
@@ -217,6 +219,52 @@ def test_many_videos_in_small_commits_equal_one_commit(tmp_path: Path) -> None:
         outcomes.append(read_all(tables.url))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]["videos"]) == 40
+
+
+class Joining(FakeAnnotator):
+    """Says of a video that it is one shot, as many as there were."""
+
+    reads = ("shots", "quality")
+    replaces = ("shots",)
+
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:
+        shots = rows["shots"]
+        assert shots.schema == SHOTS.body and rows["quality"].num_rows == 0
+        starts = shots["start_us"].to_pylist()
+        assert starts == sorted(starts) and facts["uri"]
+        whole = {"shot": 0, "start_us": starts[0], "end_us": shots["end_us"][-1].as_py(), "transition": "start"}
+        return {"shots": pa.Table.from_pylist([whole | {"score": float(len(starts))}], schema=SHOTS.body)}
+
+
+def shots(video_id: str, segments: Sequence[int], **common: Any) -> list[dict[str, Any]]:
+    return [
+        {"video_id": video_id, "annotator": "actions", "model_id": "net-1", "run_id": "run-1", "shot": 0}
+        | {"start_us": i * LENGTH_US, "end_us": (i + 1) * LENGTH_US, "transition": "start", "score": 0.0}
+        | common
+        for i in segments
+    ]
+
+
+def test_what_only_a_whole_video_tells_takes_the_place_of_its_segments_rows(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "BATCH_ROWS", 3)  # units begin and end within batches
+    lengths = {f"{i:03d}": 1 + i % 5 for i in range(20)}
+    with tables.open() as commits:
+        ledger = [row for name, n in lengths.items() for row in ledger_rows(name, range(n), n_segments=n)]
+        written = [row for name, n in reversed(lengths.items()) for row in shots(name, reversed(range(n)))]
+        other = shots("003", range(3), model_id="net-0")
+        commits.commit([part(tables.url, LEDGER, ledger), part(tables.url, SHOTS, written + other)])
+    assert tables.derive({"actions": Joining()}, commit_segments=7) == 20
+    found = {row["video_id"]: row for row in read(tables.url, "shots") if row["model_id"] == "net-1"}
+    assert {name: (row["start_us"], row["end_us"], row["score"]) for name, row in found.items()} == {
+        name: (0, n * LENGTH_US, n) for name, n in lengths.items()
+    }
+    assert {row["run_id"] for row in found.values()} == {f"run-{tables.run}"}
+    assert len(read(tables.url, "shots")) == 20 + 3, "another model's rows are left alone"
+    before = read_all(tables.url)
+    assert tables.derive({"actions": Joining()}) == 0
+    assert read_all(tables.url) == before
 
 
 def test_cuts_fall_between_videos() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,19 @@ class Network(Protocol):
         """One `Annotation` per segment, in order. Device batches are filled across segments."""
 
 
+class OfSegments:
+    """For annotators that have nothing to say of a whole video."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    replaces: ClassVar[tuple[str, ...]] = ()
+
+    def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:  # noqa: ARG002
+        return None
+
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
+        return {}
+
+
 class Annotator(Protocol):
     """The description: importing and holding it costs no torch."""
 
@@ -51,6 +64,21 @@ class Annotator(Protocol):
 
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:
         """Columns task, label, label_id, score, rank of a whole video's mean scores; None if it has no labels."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tables whose rows `over_video` needs: what this annotator itself said of the video's segments."""
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """Tables of `reads` whose rows give way to what `over_video` returns."""
+
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:
+        """What only a whole video tells: tracks, shots, votes. Pure, from rows alone, ordered by the tables' time.
+
+        `rows`: of each table of `reads`, less the common columns, in the table's schema. `facts`: what the probe found.
+        Returns rows to add, in the same form. Runs in the driver, without torch.
+        """
 
     def load(self, device: str, *, compiled: bool = False) -> Network:
         """Put the network on "cuda" or "cpu", through torch.compile if asked. Imports torch. Raises `WeightsError`."""

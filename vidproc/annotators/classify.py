@@ -1,27 +1,28 @@
-"""Classification of samples: what `actions` and `objects` share. `forward.py` has the device's side."""
+"""Classification of samples: what `actions`, `objects`, `scenes` and `sounds` share. `forward.py` has the device's
+side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vidproc.annotators.base import Annotation, Network
+from vidproc.annotators.base import Annotation, Network, OfSegments
 from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
 from vidproc.errors import UsageError, WeightsError
 from vidproc.media.samples import Samples
 from vidproc.models.restorer import Restorer
 from vidproc.models.weights import Weights, resolve_weights
 from vidproc.schema import LABELS
-from vidproc.views import Clips, Frames, View, view_to_json
+from vidproc.views import Audio, Clips, Frames, View, view_to_json
 
 Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(OfSegments):
     """A network that scores every sample of one view. Holding it costs no torch; it travels to the device's process.
 
     `top_k`, `floor`: at most so many labels a sample, each with at least this score, or with what the weights'
@@ -31,9 +32,11 @@ class Classifier:
     """
 
     name: ClassVar[str]
-    default_weights: ClassVar[str]
+    default_weights: ClassVar[str] = ""
+    """ "" where weights have to be named; `suggestion` then says which there are."""
+    suggestion: ClassVar[str] = ""
     task: ClassVar[str]
-    kind: ClassVar[type[Clips] | type[Frames]]
+    kind: ClassVar[type[Clips] | type[Frames] | type[Audio]]
     version: ClassVar[int] = 1
     """Counts changes of this code that change scores: a part of `model_id`."""
 
@@ -57,13 +60,18 @@ class Classifier:
     def from_spec(
         cls, weights: str | None = None, *, allow_licences: Sequence[str] = (), restorer: Restorer | None = None
     ) -> Self:
-        """The annotator with the weights of that name; "demo" means this package's own. Raises `WeightsError`."""
+        """The annotator with the weights of that name; "demo" means this package's own.
+
+        Raises `WeightsError`, or `UsageError` where none are named and there is no default.
+        """
         spec = weights or cls.default_weights
+        if not spec:
+            raise UsageError(f"{cls.name} has no weights of its own: give --weights {cls.suggestion}")
         spec = f"demo:{cls.name}" if spec == "demo" else spec
         return cls(weights=resolve_weights(spec, allow_licences=allow_licences), restorer=restorer)
 
     @property
-    def view(self) -> Clips | Frames:
+    def view(self) -> Clips | Frames | Audio:
         raise NotImplementedError  # each kind of classifier may change the pace of its weights' view
 
     @property
@@ -82,6 +90,11 @@ class Classifier:
         return np.array([np.inf if one is None else one for one in self.weights.thresholds], np.float32)
 
     @property
+    def particulars(self) -> Mapping[str, Any]:
+        """What else changes the rows of this kind of classifier: a part of `model_id`."""
+        return {}
+
+    @property
     def model_id(self) -> str:
         calibrated = self.weights.temperature != 1 or self.weights.thresholds
         calibration = {"calibration": [self.weights.temperature, self.weights.thresholds]} if calibrated else {}
@@ -95,6 +108,7 @@ class Classifier:
             options=[self.weights.options, self.weights.layout, self.weights.categories],
             **calibration,
             **restored,
+            **self.particulars,
         )
 
     def label_rows(self, mean_scores: Scores) -> pa.Table:
@@ -158,8 +172,8 @@ def top_labels(scores: Scores, *, top_k: int, floors: Scores | float) -> TopLabe
 class Scorer(Protocol):
     """What turns samples into scores: `forward.ScoringNetwork` on a device, or a fake in a test."""
 
-    def scores(self, data: Sequence[npt.NDArray[np.uint8]]) -> list[Scores]:
-        """One array [samples, labels] per array of samples."""
+    def scores(self, data: Sequence[npt.NDArray[Any]]) -> list[Scores]:
+        """One array [samples, labels] per array of samples, of pixels (uint8) or sound (int16)."""
 
 
 class ClassifierNetwork:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vidproc.annotators.base import Annotation, Network
+from vidproc.annotators.base import Annotation, Network, OfSegments
 from vidproc.annotators.rows import model_id, no_rows, rows_of
 from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(OfSegments):
     """The signal measures: no weights, no labels."""
 
     name: ClassVar[str] = "quality"
@@ -70,9 +70,6 @@ class Quality:
     @property
     def views(self) -> tuple[View, ...]:
         return (self.frames, self.audio)
-
-    def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:  # noqa: ARG002
-        return None
 
     def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  there is nothing to compile
         return QualityNetwork(device)

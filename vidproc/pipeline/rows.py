@@ -7,10 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidproc.schema import COMMON, LABELS, LEDGER, QUALITY, Table
-
-ANNOTATION_TABLES: dict[str, Table] = {table.name: table for table in (LABELS, QUALITY)}
-"""Tables that annotators fill. The ledger's row of a segment carries its rows of each as a list column."""
+from vidproc.schema import ANNOTATION_TABLES, COMMON, LEDGER, Table
 
 SEGMENT = pa.schema(
     [
@@ -49,7 +46,7 @@ def _list_field(table: Table) -> pa.Field:
 
 
 ANNOTATED = pa.schema([*LEDGER.schema, pa.field("expected", pa.int32()), *map(_list_field, ANNOTATION_TABLES.values())])
-"""A ledger row together with the annotation rows that it accounts for: they are written and committed together."""
+"""A ledger row with the annotation rows that it accounts for, a list a table: written and committed together."""
 
 
 def segment_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -29,7 +29,6 @@ from vidproc.media.samples import Samples
 from vidproc.media.sampling import Span, owned_starts, segments
 from vidproc.media.sources import Source, open_source
 from vidproc.pipeline.rows import (
-    ANNOTATION_TABLES,
     annotated_table,
     annotation_rows,
     decoded_schema,
@@ -37,7 +36,7 @@ from vidproc.pipeline.rows import (
     segment_table,
     work_of,
 )
-from vidproc.schema import LEDGER, WHOLE_COVERAGE
+from vidproc.schema import ANNOTATION_TABLES, LEDGER, WHOLE_COVERAGE
 from vidproc.tables.parts import write_part
 from vidproc.views import Audio, View, view_to_json
 

@@ -1,6 +1,7 @@
 """Derive: what needs whole videos but no pixels. A unit whose segments are all in the ledger gets its whole-video row,
 its labels over the whole video, and the `videos` row. The first says that this is done: a kill before is made good."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import groupby
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidproc.errors import TablesDamaged
-from vidproc.schema import LABELS, LEDGER, VIDEOS, WHOLE_VIDEO
+from vidproc.schema import COMMON, LABELS, LEDGER, TABLES, VIDEOS, WHOLE_VIDEO, Table
 from vidproc.tables import sql
 from vidproc.tables.commit import UNIT, Commits
 from vidproc.tables.merge import (
@@ -26,6 +27,7 @@ from vidproc.tables.merge import (
     video_row,
 )
 from vidproc.tables.parts import write_part
+from vidproc.tables.store import Store
 
 COMMIT_SEGMENTS = 10_000
 """Ledger rows (and at most so many videos) that one commit derives from: bounds the memory that tallies take."""
@@ -38,7 +40,12 @@ class Labeller(Protocol):
     def name(self) -> str: ...
     @property
     def model_id(self) -> str: ...
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+    @property
+    def replaces(self) -> tuple[str, ...]: ...
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None: ...
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]: ...
 
 
 def pending_derivations(tables_url: str, annotators: Mapping[str, Labeller]) -> int:
@@ -56,6 +63,7 @@ def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segme
     annotators, or of other weights, stays pending until a run that has them: only they can name the labels.
     """
     derived = 0
+    reads = sorted({name for one in annotators.values() for name in one.reads})
     with sql.session(commits.tables_url, [LEDGER.name, VIDEOS.name]) as connection:
         _find_pending(connection, annotators)
         connection.execute(_EARLIER)
@@ -63,10 +71,16 @@ def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segme
             "CREATE TABLE stale AS SELECT DISTINCT video_id FROM videos SEMI JOIN pending USING (video_id)"
         )
         lookup = connection.cursor()  # the connection itself is busy giving segments
+        said = {name: _UnitRows(connection.cursor(), commits.store, TABLES[name]) for name in reads}
         for segments in _whole_videos(sql.batches(connection, _SEGMENTS), commit_segments):
-            units, labels = _derive_units(segments, annotators, commits.run_id)
+            units, rows = _derive_units(segments, annotators, said, commits.run_id)
             videos = _derive_videos(lookup, units, commits.run_id)
-            _commit(commits, lookup, units, labels, videos)
+            rows |= {
+                VIDEOS.name: pa.Table.from_pylist(videos, schema=VIDEOS.schema),
+                LEDGER.name: pa.Table.from_pylist(units, schema=LEDGER.schema),
+            }
+            stale = lookup.sql("FROM stale SEMI JOIN ids USING (video_id)").to_arrow_table()
+            _commit(commits, rows, replace={**_replaced(units, annotators), VIDEOS.name: stale})
             derived += len(videos)
     return derived
 
@@ -113,25 +127,71 @@ def _whole_videos(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator
         yield pa.Table.from_batches(held)
 
 
-def _derive_units(segments: pa.Table, annotators: Mapping[str, Labeller], run_id: str) -> tuple[list[Row], pa.Table]:
-    """The whole-video ledger rows, and the rows of `labels` over whole videos."""
+def _derive_units(
+    segments: pa.Table, annotators: Mapping[str, Labeller], said: Mapping[str, "_UnitRows"], run_id: str
+) -> tuple[list[Row], dict[str, pa.Table]]:
+    """The whole-video ledger rows, and the rows of other tables over whole videos."""
     by_unit = {(one.name, one.model_id): one for one in annotators.values()}
     now = datetime.now(UTC)
     tallies = _Tallies(segments.column("tally"))
     light = segments.drop_columns(["tally"]).to_pylist()
-    units, labels, first = [], [LABELS.schema.empty_table()], 0
+    units, derived, first = [], dict[str, list[pa.Table]](), 0
     for key, group in groupby(light, key=itemgetter(*UNIT)):
         rows = list(group)
+        annotator = by_unit[key[1:]]
         unit = _merge(rows) | {"run_id": run_id, "at": now}
         total = tallies.total(first, first + len(rows))
         first += len(rows)
         unit["tally"] = total
         units.append(unit)
         if total is not None and unit["samples"]:
-            found = by_unit[key[1:]].label_rows((total / unit["samples"]).astype(np.float32))
+            found = annotator.label_rows((total / unit["samples"]).astype(np.float32))
             if found is not None and found.num_rows:
-                labels.append(_label_rows(unit, found))
-    return units, pa.concat_tables(labels)
+                derived.setdefault(LABELS.name, []).append(_label_rows(unit, found))
+        if annotator.reads:
+            own = {name: said[name].of(key) for name in annotator.reads}
+            for name, found in annotator.over_video(own, parse_facts(unit["facts"], key[0])).items():
+                derived.setdefault(name, []).append(_with_common(unit, TABLES[name], found))
+    return units, {name: pa.concat_tables(pieces) for name, pieces in derived.items()}
+
+
+class _UnitRows:
+    """The rows of one table for the pending units, asked for in the units' order. In memory are those of a few."""
+
+    def __init__(self, connection: Any, store: Store, table: Table) -> None:
+        self._table = table
+        connection.register(table.name, sql.rows_of(store, table))  # a cursor has no other's registrations
+        order = ", ".join(dict.fromkeys([*UNIT, table.time or UNIT[0], *table.key]))
+        query = f"SELECT * FROM {table.name} SEMI JOIN pending USING ({', '.join(UNIT)}) ORDER BY {order}"
+        self._batches = sql.batches(connection, query)
+        self._rest: list[pa.Table] = []
+
+    def of(self, unit: tuple[str, ...]) -> pa.Table:
+        """One unit's rows, less the common columns, by time."""
+        found = []
+        while (rows := self._rest.pop() if self._rest else self._next()) is not None:
+            columns = [rows[name].to_pylist() for name in UNIT]
+            keys = list(zip(*columns, strict=True))
+            start, end = bisect_left(keys, unit), bisect_right(keys, unit)
+            found.append(rows.slice(start, end - start))
+            if end < rows.num_rows:
+                self._rest.append(rows.slice(end))
+                break
+        body = self._table.body
+        whole = [piece.select(body.names).cast(body) for piece in found]
+        return pa.concat_tables(whole) if whole else body.empty_table()
+
+    def _next(self) -> pa.Table | None:
+        batch = next(self._batches, None)
+        return None if batch is None else pa.Table.from_batches([batch])
+
+
+def _with_common(unit: Row, table: Table, rows: pa.Table) -> pa.Table:
+    columns = [
+        pa.repeat(pa.scalar(unit[field.name], field.type), rows.num_rows) if field.name in COMMON else rows[field.name]
+        for field in table.schema
+    ]
+    return pa.table(columns, schema=table.schema)
 
 
 def _merge(rows: list[Row]) -> Row:
@@ -185,12 +245,10 @@ class _Tallies:
 
 
 def _label_rows(unit: Row, found: pa.Table) -> pa.Table:
-    same = {name: unit[name] for name in (*UNIT, "run_id", "start_us", "end_us")} | {"scope": "video"}
-    columns = [
-        pa.repeat(pa.scalar(same[field.name], field.type), found.num_rows) if field.name in same else found[field.name]
-        for field in LABELS.schema
-    ]
-    return pa.table(columns, schema=LABELS.schema)
+    spans = {name: pa.repeat(pa.scalar(unit[name], pa.int64()), found.num_rows) for name in ("start_us", "end_us")}
+    scope = {"scope": pa.repeat(pa.scalar("video"), found.num_rows)}
+    columns = spans | scope | {name: found[name] for name in found.column_names}
+    return _with_common(unit, LABELS, pa.table(columns).select(LABELS.body.names))
 
 
 def _derive_videos(lookup: Any, units: list[Row], run_id: str) -> list[Row]:
@@ -209,12 +267,15 @@ def _derive_videos(lookup: Any, units: list[Row], run_id: str) -> list[Row]:
     ]
 
 
-def _commit(commits: Commits, lookup: Any, units: list[Row], labels: pa.Table, videos: list[Row]) -> None:
-    written = {
-        LABELS: labels,
-        VIDEOS: pa.Table.from_pylist(videos, schema=VIDEOS.schema),
-        LEDGER: pa.Table.from_pylist(units, schema=LEDGER.schema),
-    }
-    stale = lookup.sql("FROM stale SEMI JOIN ids USING (video_id)").to_arrow_table()
-    parts = [write_part(commits.tables_url, table, rows) for table, rows in written.items() if rows.num_rows]
-    commits.commit(parts, replace={VIDEOS.name: stale})
+def _replaced(units: list[Row], annotators: Mapping[str, Labeller]) -> dict[str, pa.Table]:
+    """Table → keys of its rows that give way to what was derived."""
+    keys: dict[str, list[Row]] = {}
+    for unit in units:
+        for name in annotators[unit["annotator"]].replaces:
+            keys.setdefault(name, []).append({column: unit[column] for column in UNIT})
+    return {name: pa.Table.from_pylist(rows) for name, rows in keys.items()}
+
+
+def _commit(commits: Commits, rows: Mapping[str, pa.Table], *, replace: Mapping[str, pa.Table]) -> None:
+    parts = [write_part(commits.tables_url, TABLES[name], found) for name, found in rows.items() if found.num_rows]
+    commits.commit(parts, replace=replace)

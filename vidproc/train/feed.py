@@ -6,8 +6,9 @@ the label job's decoder: anew in each epoch, or once, and kept in Ray's object s
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -144,15 +145,12 @@ class Sampler:
         self._draws = feed.draws
         self._guard = process_guard() if feed.bank is None else None
         self._decoded: tuple[tuple[int, int], npt.NDArray[Any] | None] = ((-1, -1), None)
-        self._columns: list[Any] = []
-        self._places: dict[int, tuple[int, int]] = {}
+        self._kept: dict[int, npt.NDArray[Any]] = {}
         if feed.bank is not None:
             import ray
 
-            tables = ray.get(list(feed.bank))
-            self._columns = [table["samples"] for table in tables]
-            for i, table in enumerate(tables):
-                self._places |= {int(number): (i, row) for row, number in enumerate(table["number"].to_numpy())}
+            for table in ray.get(list(feed.bank)):
+                self._kept |= zip(table["number"].to_pylist(), self._views(table["samples"]), strict=True)
 
     def samples(self, items: Items, *, epoch: int) -> tuple[npt.NDArray[Any], Items]:
         """The items' samples [items, …], changed at random, and the items that they are of.
@@ -176,13 +174,19 @@ class Sampler:
     def _kind(self) -> type[np.int16] | type[np.uint8]:
         return np.int16 if isinstance(self.feed.look.view, Audio) else np.uint8
 
+    def _views(self, column: pa.ChunkedArray) -> Iterator[npt.NDArray[Any]]:
+        """Each row's samples where they lie in shared memory: a scalar of the column would be a copy of all of them."""
+        for chunk in column.chunks:
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+            for start, end in pairwise(ends.tolist()):
+                raw = np.frombuffer(data, np.uint8)[start:end].view(self._kind)
+                yield raw.reshape(self.feed.look.samples, *self.feed.sample_shape)
+
     def _sample(self, item: int, epoch: int) -> npt.NDArray[Any] | None:
         number, sample = divmod(item, self.feed.look.samples)
         if self._guard is None:
-            table, row = self._places[number]
-            raw = np.frombuffer(self._columns[table][row].as_buffer(), self._kind)
-            kept: npt.NDArray[Any] = raw.reshape(self.feed.look.samples, *self.feed.sample_shape)
-            return kept[sample]  # type: ignore[no-any-return]
+            return self._kept[number][sample]  # type: ignore[no-any-return]
         if self._decoded[0] != (number, epoch):
             self._decoded = (number, epoch), self._decode(self._guard, number, epoch)
         samples = self._decoded[1]

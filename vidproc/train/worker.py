@@ -232,23 +232,28 @@ class _Training:
         return {name: value.detach().cpu().clone() for name, value in self.job.task.state(network).items()}
 
     def _report(self, told: dict[str, Any]) -> None:
-        """All workers come here together; the first one's checkpoint is kept."""
-        losses = self._summed(self.losses)
+        """All workers come here together; the first one's checkpoint is kept, and uploaded while training goes on."""
+        losses, mode = self._summed(self.losses), ray.train.CheckpointUploadMode.ASYNC
         if self.rank:
-            ray.train.report(told)
+            ray.train.report(told, checkpoint_upload_mode=mode)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            state = {
-                "step": self.step,
-                "losses": losses,
-                "network": self.network.state_dict(),
-                "optimisation": self.optimisation.state_dict(),
-                "patience": self.patience.state_dict(),
-                "best": self.best,
-                "over": self.over,
-            }
-            torch.save(state, Path(folder) / "training.pt")
-            ray.train.report(told, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        folder = tempfile.mkdtemp(prefix="vidproc-")
+        state = {
+            "step": self.step,
+            "losses": losses,
+            "network": self.network.state_dict(),
+            "optimisation": self.optimisation.state_dict(),
+            "patience": self.patience.state_dict(),
+            "best": self.best,
+            "over": self.over,
+        }
+        torch.save(state, Path(folder) / "training.pt")
+        ray.train.report(
+            told,
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=mode,
+            delete_local_checkpoint_after_upload=True,
+        )
 
     def _resume(self) -> None:
         checkpoint = ray.train.get_checkpoint()
