@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,9 @@ def test_a_training_that_was_killed_before_its_result_was_written_writes_it(undi
     assert [file.read_bytes() for file in files] == before
 
 
-def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
-    assert run(config(clips, tmp_path, workers=2)) == 0
+@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
+def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_path: Path, shard: bool) -> None:
+    assert run(config(clips, tmp_path, workers=2, shard=shard)) == 0
     one, two = losses(undisturbed), losses(tmp_path / "motions")
     assert one == pytest.approx(two, abs=2e-5)
     assert max(one) - min(one) > 1e-3, "a network that learns nothing would agree too"
@@ -125,13 +128,15 @@ def train_workers() -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or ())]
 
 
-def test_a_worker_that_is_killed_changes_nothing(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
+@contextmanager
+def workers_killed(folder: Path) -> Iterator[None]:
+    """All workers are, once, as soon as the training has a checkpoint."""
     killed = []
 
     def kill() -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
-            if list((tmp_path / "motions" / "ray").glob("checkpoint_*/training.pt")):
+            if list((folder / "ray").glob("checkpoint_*/training.pt")):
                 for worker in train_workers():
                     worker.send_signal(signal.SIGKILL)
                     killed.append(worker.pid)
@@ -139,11 +144,25 @@ def test_a_worker_that_is_killed_changes_nothing(undisturbed: Path, clips: Path,
 
     thread = threading.Thread(target=kill)
     thread.start()
-    assert run(config(clips, tmp_path, checkpoint_steps=2)) == 0
+    yield
     thread.join()
     assert killed, "the training ended before anybody was killed"
+
+
+def test_a_worker_that_is_killed_changes_nothing(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
+    with workers_killed(tmp_path / "motions"):
+        assert run(config(clips, tmp_path, checkpoint_steps=2)) == 0
     assert losses(tmp_path / "motions") == losses(undisturbed)
     assert same(state(undisturbed), state(tmp_path / "motions"))
+
+
+@pytest.mark.slow
+def test_sharded_workers_that_are_killed_change_nothing(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
+    with workers_killed(tmp_path / "motions"):
+        assert run(config(clips, tmp_path, checkpoint_steps=2, workers=2, shard=True)) == 0
+    assert losses(tmp_path / "motions") == pytest.approx(losses(undisturbed), abs=2e-5)
+    one, other = state(undisturbed), state(tmp_path / "motions")
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vidproc.train.sharding import own, shared_as
+
 
 class Average:
     """Exponential moving average of a network's parameters and buffers (Tarvainen and Valpola 2017, arXiv:1703.01780).
@@ -28,7 +30,7 @@ class Average:
         now = network.state_dict()
         decay = min(self.decay, (2 + step) / (11 + step))
         real = [name for name, value in self.values.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.values[name] for name in real], [now[name] for name in real], 1 - decay)
+        torch._foreach_lerp_([own(self.values[name]) for name in real], [own(now[name]) for name in real], 1 - decay)
         _copy({name: now[name] for name in now.keys() - set(real)}, self.values)
 
     @contextmanager
@@ -52,4 +54,4 @@ class Average:
 @torch.no_grad()
 def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
-        into[name].copy_(value)
+        into[name].copy_(shared_as(value, into[name]))

@@ -14,6 +14,7 @@ from vidproc.command import Options
 from vidproc.errors import UsageError
 from vidproc.train.averaging import Average
 from vidproc.train.schedule import ScheduleOptions, rate_factor
+from vidproc.train.sharding import own, shared_as, whole
 
 
 class OptimiserOptions(Options):
@@ -86,7 +87,7 @@ class Optimisation:
         )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        weights = [parameter for parameter in trained if is_weight(parameter)]
+        weights = [own(parameter) for parameter in trained if is_weight(parameter)]
         if options.l2 and weights:
             torch._foreach_mul_(weights, 1 - rate * options.l2)
         self._optimiser.step()
@@ -97,7 +98,7 @@ class Optimisation:
         if self.average is not None:
             self.average.update(self.network, step=self.steps_done)
         self.steps_done += 1
-        return Step(rate, norm)
+        return Step(rate, whole(norm))
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -124,7 +125,11 @@ class Optimisation:
             told = ", ".join(f"{name} was {made_with.get(name)} and is now {asked[name]}" for name in differing)
             raise UsageError(f"training cannot go on with other options: {told}. Start a run of another name")
         self.steps_done = state["steps_done"]
-        self._optimiser.load_state_dict(deepcopy(state["optimiser"]))
+        made: dict[str, Any] = deepcopy(state["optimiser"])
+        for number, values in made["state"].items():
+            parameter = self._parameters[number]
+            made["state"][number] = {name: shared_as(value, parameter) for name, value in values.items()}
+        self._optimiser.load_state_dict(made)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 

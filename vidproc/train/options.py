@@ -133,6 +133,9 @@ class WorkerOptions(Options):
     workers: Annotated[tuple[int, ...], Field(min_length=1, max_length=2)] = Field(
         (1,), description="processes that train: N, or MIN MAX to grow and shrink with the cluster"
     )
+    shard: bool = Field(
+        False, description="FSDP: each worker holds a part of the weights and of the optimiser's state, not all of them"
+    )
     device: Literal["cuda", "cpu"] | None = Field(None, description="CUDA if there is one, else CPU")
     cpus_per_worker: float = Field(0.5, gt=0, description="booked by a worker; decoding needs the rest")
     cpus_per_decode: float = Field(0.5, gt=0, description="booked by a task that decodes")
@@ -172,6 +175,8 @@ class TrainConfig(
                 raise ValueError("listening belongs to an audio view")
         elif hears is None or hears.spectrum.rate != view.rate:
             raise ValueError(f"an audio view needs listening with a spectrum of its rate, {view.rate}")
+        if self.shard and self.batch // self.workers[-1] < self.accumulate:
+            raise ValueError("shard needs accumulate x workers to be at most batch: workers take all steps together")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What each worker of a training does: its share of every step, in step with the others by DDP.
+"""What each worker of a training does: its share of every step, in step with the others by DDP or FSDP.
 
 All that is drawn at random is drawn anew for each step, from the run's seed and the step's number. So a checkpoint
 holds no state of a generator, and a run that was killed goes on as if it had not been.
@@ -30,6 +30,7 @@ from vidproc.train.meter import Meter
 from vidproc.train.optimisation import Optimisation
 from vidproc.train.options import TrainConfig
 from vidproc.train.schedule import Patience
+from vidproc.train.sharding import shard, shared_as, whole
 from vidproc.train.streams import stream
 from vidproc.train.tasks.base import Batch, Task
 from vidproc.train.tracking import Tracker
@@ -77,7 +78,8 @@ class _Training:
         network = job.task.network()
         if self.config.init:
             begin_with(network, self.config.init, allow_licences=self.config.allow_licences)
-        self.network = network.to(self.device).to(memory_format=memory_format(self.config))
+        self.network = network.to(self.device)
+        self.sharded = self.config.shard and self.workers > 1
         self.wrapped = self._distributed()
         self.steps_per_epoch = job.train.steps(self.config.batch)
         self.total_steps = self.steps_per_epoch * self.config.epochs
@@ -97,6 +99,10 @@ class _Training:
         self._sampler: Sampler | None = None
 
     def _distributed(self) -> nn.Module:
+        if self.sharded:
+            shard(self.network)  # which wants parameters in the default layout
+            return self.network
+        self.network.to(memory_format=memory_format(self.config))
         if self.workers == 1:
             return self.network
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -156,6 +162,7 @@ class _Training:
         return total
 
     def _unsynchronised(self, really: bool) -> AbstractContextManager[Any]:
+        """Gradients of a step's pieces are summed up here first. Where they are sharded, there is no room for that."""
         wrapped = self.wrapped
         return wrapped.no_sync() if really and isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
@@ -176,7 +183,8 @@ class _Training:
             raise FloatingPointError(
                 f"the loss is {loss} in epoch {epoch}: lower --learning-rate, or set --gradient-clip"
             )
-        with self.optimisation.averaged() as network:
+        with self.optimisation.averaged() as averaged:
+            network = self._whole(averaged)
             measures = self._evaluated(network)
             judged = next(iter(measures.values()), -loss)
             if self.patience.update(judged) or not self.best or self.config.keep == "last":
@@ -193,6 +201,14 @@ class _Training:
         if self.workers > 1:
             dist.all_reduce(values)
         return values.cpu()
+
+    def _whole(self, network: nn.Module) -> nn.Module:
+        """The network, or a copy that this worker has whole: workers have different numbers of batches to evaluate."""
+        if not self.sharded:
+            return network
+        copy = self.job.task.network().to(self.device)
+        copy.load_state_dict(whole(network.state_dict()))
+        return copy
 
     def _evaluated(self, network: nn.Module) -> Mapping[str, float]:
         if self.job.held is None:
@@ -233,20 +249,20 @@ class _Training:
 
     def _report(self, told: dict[str, Any]) -> None:
         """All workers come here together; the first one's checkpoint is kept, and uploaded while training goes on."""
-        losses, mode = self._summed(self.losses), ray.train.CheckpointUploadMode.ASYNC
-        if self.rank:
-            ray.train.report(told, checkpoint_upload_mode=mode)
-            return
-        folder = tempfile.mkdtemp(prefix="vidproc-")
+        mode = ray.train.CheckpointUploadMode.ASYNC
         state = {
             "step": self.step,
-            "losses": losses,
-            "network": self.network.state_dict(),
-            "optimisation": self.optimisation.state_dict(),
+            "losses": self._summed(self.losses),
+            "network": whole(self.network.state_dict()),
+            "optimisation": whole(self.optimisation.state_dict()),
             "patience": self.patience.state_dict(),
             "best": self.best,
             "over": self.over,
         }
+        if self.rank:
+            ray.train.report(told, checkpoint_upload_mode=mode)
+            return
+        folder = tempfile.mkdtemp(prefix="vidproc-")
         torch.save(state, Path(folder) / "training.pt")
         ray.train.report(
             told,
@@ -261,7 +277,8 @@ class _Training:
             return
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / "training.pt", map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
+        shards = self.network.state_dict()
+        self.network.load_state_dict({name: shared_as(value, shards[name]) for name, value in state["network"].items()})
         self.optimisation.load_state_dict(state["optimisation"])
         self.patience.load_state_dict(state["patience"])
         self.best, self.step, self.over = state["best"], state["step"], state["over"]
