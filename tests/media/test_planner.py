@@ -58,11 +58,12 @@ def nearest(times: list[int], target: int) -> int:
     return min(sorted(times), key=lambda time_us: abs(time_us - target))
 
 
-@given(coded_videos(), st.lists(st.integers(-5 * SECOND, 60 * SECOND), max_size=30), st.integers(2, 300))
+@given(coded_videos(), st.lists(st.integers(-5 * SECOND, 60 * SECOND), max_size=30), st.integers(5, 300))
 @settings(max_examples=150, deadline=None)
 def test_every_nearest_frame_is_decoded_together_with_all_that_it_needs(
     video: list[Packet], targets: list[int], most: int
 ) -> None:
+    """`most` pictures a group: a keyframe comes together with its leading pictures, of which there are up to three."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "_GROUP_PICTURES", most)
         steps = list(planner.plan(planner.groups(video, Stream()), sorted(set(targets)), 0))

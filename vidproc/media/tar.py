@@ -115,7 +115,7 @@ def _parse(block: bytes, at: int) -> _Header:
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = prefix + b"/" + name
     kind = block[156:157]
-    if kind in _REGULAR and name.endswith(b"/"):  # how V7 wrote folders
+    if kind == b"\0" and name.endswith(b"/"):  # how V7 wrote folders; a long name's first part may end so too
         kind = b"5"
     return _Header(name, _number(block[124:136], at), kind)
 
