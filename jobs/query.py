@@ -1,9 +1,14 @@
-"""Ask the tables in SQL.
+"""Ask the tables: in SQL, for what looks like one moment, or for videos that look like each other.
 
     python jobs/query.py --tables out/tables "SELECT label, count(*) FROM label_spans GROUP BY label ORDER BY 2 DESC"
+    python jobs/query.py --tables out/tables --similar match.mp4@0:35 --limit 10
+    python jobs/query.py --tables out/tables --duplicates --at-least 0.98
 
-Without SQL: lists the tables and views with their columns. Formats: `table` (aligned text), `csv`, `json` (one object a
-line), `parquet` (needs --out). Nested values are JSON in text and CSV. Exit codes: 0 done, 2 usage (also wrong SQL).
+--similar and --duplicates need embeddings: label with --annotators embeddings first. VIDEO@TIME: a video_id, a uri, or
+the beginning of the one or the end of the other; then seconds, MM:SS or H:MM:SS.
+Without any of them: lists the tables and views with their columns.
+Formats: `table` (aligned text), `csv`, `json` (one object a line), `parquet` (needs --out). Nested values are JSON in
+text and CSV. Exit codes: 0 done, 2 usage (also wrong SQL).
 """
 
 import csv
@@ -20,8 +25,10 @@ from pydantic import Field
 
 from vidproc.command import Options, Positional, end_with, parse
 from vidproc.errors import UsageError
+from vidproc.tables.duplicates import near_duplicates
 from vidproc.tables.parts import parquet_bytes
 from vidproc.tables.query import connect, run_query
+from vidproc.tables.similar import similar
 from vidproc.tables.store import Store
 
 LIST_COLUMNS = """
@@ -35,6 +42,13 @@ class QueryConfig(Options):
     """Options of the query job."""
 
     sql: Annotated[str | None, Positional()] = Field(None, description="one statement that reads; default: the columns")
+    similar: str | None = Field(None, description="VIDEO@TIME: what looks most like this, by the embeddings' cosine")
+    limit: int = Field(10, ge=1, le=1_000_000, description="of --similar: how many clips")
+    duplicates: bool = Field(False, description="pairs of videos that look the same at the same times: copies")
+    at_least: float = Field(
+        0.98, gt=0, le=1, description="of --duplicates: the least cosine of clips that match; depends on the network"
+    )
+    model: str | None = Field(None, description="whose embeddings are compared; default: the last model's")
     tables: str = Field(description="where the tables are: a folder or s3://bucket/prefix")
     format: Literal["table", "csv", "json", "parquet"] = Field("table", description="how rows are shown")
     out: str | None = Field(None, description="write there (also s3://…) instead of to standard output")
@@ -45,9 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parse(QueryConfig, __doc__, arguments)
     if config.format == "parquet" and not config.out:
         raise UsageError("--format parquet is binary: say where with --out FILE.parquet")
-    rows = run_query(connect(config.tables), config.sql or LIST_COLUMNS)
-    _give(FORMATS[config.format](rows), config.out)
+    _give(FORMATS[config.format](_answer(config)), config.out)
     return 0
+
+
+def _answer(config: QueryConfig) -> pa.Table:
+    asked = [config.sql is not None, config.similar is not None, config.duplicates]
+    if sum(asked) > 1:
+        raise UsageError("SQL, --similar and --duplicates are three questions: ask one at a time")
+    if config.similar is not None:
+        return similar(config.tables, config.similar, limit=config.limit, model=config.model)
+    if config.duplicates:
+        return near_duplicates(config.tables, at_least=config.at_least, model=config.model)
+    return run_query(connect(config.tables), config.sql or LIST_COLUMNS)
 
 
 def _give(data: bytes, out: str | None) -> None:

@@ -12,7 +12,7 @@ VidprocError
     ├── Changed              changed          replaced while (or before) it was read
     ├── Unreadable           unreadable       storage refuses or fails to give its bytes
     ├── NotMedia             not_media        no whitelisted container format fits its bytes
-    ├── NoStreams            no_streams       a container without picture or sound
+    ├── NoStreams            no_streams       a container without picture, sound or text
     ├── Unsupported          unsupported      a form we do not read (codec, encryption, compressed tar)
     ├── Damaged              damaged          opened, but nothing of it decodes
     ├── TooLarge             too_large        pixels, streams, memory or size beyond the limits

@@ -185,7 +185,7 @@ SHOTS = Table(
             *_ANNOTATION,
             _key("shot", pa.int32()),
             *_SPAN,
-            _key("transition", pa.string()),  # how it begins: start, cut, fade, dissolve
+            _key("transition", pa.string()),  # how it begins: start, cut, fade
             _key("score", pa.float32()),
         ]
     ),
@@ -198,15 +198,15 @@ TEXT = Table(
         [
             *_ANNOTATION,
             *_SPAN,
-            _key("source", pa.string()),  # subtitle, metadata
-            _key("stream", pa.int32()),  # of the container; -1 for metadata
-            _key("number", pa.int32()),  # of the spans of one stream
+            _key("source", pa.string()),  # subtitle, chapter (its title), metadata (of the whole video)
+            _key("stream", pa.int32()),  # of the container; -1 where it is the container's own
+            _key("number", pa.int32()),  # from 0, of those of one stream that start together
             ("name", pa.string()),  # of metadata: its key
-            ("language", pa.string()),  # as the container says, ISO 639-2
+            ("language", pa.string()),  # ISO 639-2 (terminology), as the container says
             _key("text", pa.string()),
         ]
     ),
-    key=("video_id", "annotator", "model_id", "stream", "start_us", "number"),
+    key=("video_id", "annotator", "model_id", "source", "stream", "start_us", "number"),
     time="start_us",
 )
 EMBEDDINGS = Table(
@@ -278,11 +278,28 @@ EVALUATIONS = Table(
     key=("model_id", "dataset", "protocol", "metric", "slice"),
 )
 
+FORGOTTEN = Table(
+    "forgotten",
+    pa.schema(
+        [
+            _key("run_id", pa.string()),
+            _key("what", pa.string()),  # video, person, allowed (a video again), proof (that nothing is left)
+            _key("place", pa.string()),  # SHA-256 of a video's place in the archive; "" for the others
+            _key("rows", pa.int64()),  # removed or cleared; of a proof, where something was found: 0 is proven
+            _key("files", pa.int64()),  # of a proof: read through and through
+            _key("by", pa.string()),  # user@host
+            ("reference", pa.string()),  # what the asker gave: a ticket, a letter's number
+            _key("at", _AT),
+        ]
+    ),
+    key=("run_id", "what", "place"),
+)
+
 ANNOTATION_TABLES: dict[str, Table] = {
     table.name: table for table in (LABELS, QUALITY, DETECTIONS, TRACKS, FACES, SHOTS, TEXT, EMBEDDINGS)
 }
 """Tables that annotators fill: of segments, or of whole videos."""
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (VIDEOS, *ANNOTATION_TABLES.values(), LEDGER, RUNS, EVALUATIONS)
+    table.name: table for table in (VIDEOS, *ANNOTATION_TABLES.values(), LEDGER, RUNS, EVALUATIONS, FORGOTTEN)
 }

@@ -1,4 +1,4 @@
-"""What a network asks of the decoder: `Clips`, `Frames`, `Audio`. Frozen values that travel as JSON.
+"""What a network asks of the decoder: `Clips`, `Frames`, `Audio`, `Text`. Frozen values that travel as JSON.
 
 A view has a time grid that is global to the video: sample k starts at `start + k * stride`, whatever the segments are.
 A segment owns the samples that start inside it. A sample is made of the frames nearest by PTS to exact target times.
@@ -18,14 +18,19 @@ class Picture:
 
     `resize`: the short side in pixels (the long side keeps the aspect), or an exact (height, width).
     `crop`: (height, width) that leaves the decoder; None means exactly `resize`, which then must be a pair.
+    `letterbox`: the picture keeps its aspect inside the pair, from the upper left corner; grey fills what is left over.
+    `media.geometry` says where exactly the picture lies.
     """
 
     resize: int | tuple[int, int]
     crop: tuple[int, int] | None = None
     colour: Literal["rgb", "gray"] = "rgb"
     interpolation: Literal["bilinear", "bicubic", "area"] = "bilinear"
+    letterbox: bool = False
 
     def __post_init__(self) -> None:
+        if self.letterbox and (self.crop is not None or isinstance(self.resize, int)):
+            raise ValueError("a letterboxed picture needs resize=(height, width), and no crop")
         if self.crop is None and isinstance(self.resize, int):
             raise ValueError("a view needs a fixed shape: give crop=(height, width), or resize=(height, width)")
         height, width = self.shape[:2]
@@ -119,15 +124,34 @@ class Audio:
         _check_positive(rate=self.rate, channels=self.channels)
 
 
-View = Frames | Clips | Audio
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The subtitles, of all the video's text streams, and the titles of its chapters, each with its span.
 
-_KINDS: dict[str, type[Frames] | type[Clips] | type[Audio]] = {"frames": Frames, "clips": Clips, "audio": Audio}
+    A segment owns those that start inside it. No grid, and no pixels: see `media.samples.SPAN` for what comes.
+    """
+
+
+SignalView = Frames | Clips | Audio
+"""Views of picture and sound: what a trained network can look at."""
+
+View = SignalView | Text
+
+_KINDS: dict[str, type[Frames] | type[Clips] | type[Audio] | type[Text]] = {
+    "frames": Frames,
+    "clips": Clips,
+    "audio": Audio,
+    "text": Text,
+}
 
 
 def view_to_json(view: View) -> str:
     """A canonical JSON text: equal views give equal texts."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(view, cls))
-    return json.dumps({"kind": kind, **asdict(view)}, sort_keys=True)
+    fields = asdict(view)
+    if not fields.get("picture", {}).get("letterbox", True):
+        del fields["picture"]["letterbox"]  # views that need no letterbox keep the text, and the hash, that they had
+    return json.dumps({"kind": kind, **fields}, sort_keys=True)
 
 
 def view_from_json(value: str | Mapping[str, Any]) -> View:

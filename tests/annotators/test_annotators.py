@@ -7,19 +7,32 @@ import sys
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from random_weights import MADE, shared_by_tests
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
 from vidproc.errors import UsageError
-from vidproc.media.samples import Samples
+from vidproc.media.samples import SPAN, Samples
+from vidproc.media.sampling import target_times
 from vidproc.schema import COMMON, TABLES
-from vidproc.views import Audio, View
+from vidproc.views import Audio, Text, View
 
-WITHOUT_WEIGHTS = {"quality"}
+WITHOUT_WEIGHTS = {"quality", "shots", "text"}
+
+
+NAMES = [name for name in ANNOTATORS if name != "faces"]
+"""Faces are not made from a name alone, but on terms: `test_faces.py` holds them to the same promises."""
+
+
+def spec_of(name: str) -> str | None:
+    """Weights that are on this machine: the demo's, or random ones where none are shipped."""
+    if name in WITHOUT_WEIGHTS:
+        return None
+    return shared_by_tests(name) if name in MADE else "demo"
 
 
 def offline(name: str) -> Annotator:
-    return ANNOTATORS[name]() if name in WITHOUT_WEIGHTS else ANNOTATORS[name]("demo")
+    return ANNOTATORS[name](spec_of(name))
 
 
 def noise_samples(view: View, *, count: int, seed: int = 0) -> Samples:
@@ -28,23 +41,26 @@ def noise_samples(view: View, *, count: int, seed: int = 0) -> Samples:
     if isinstance(view, Audio):
         data = rng.integers(-3000, 3000, (count * view.rate, view.channels)).astype(np.int16)
         starts, spans = np.zeros(min(count, 1), np.int64), count * 1_000_000
+    elif isinstance(view, Text):
+        data = np.array([(2, "eng", f"word {rng.integers(1000)}") for _ in range(count)], SPAN)
+        starts, spans = np.arange(count) * 1_000_000, 1_500_000
     else:
         data = rng.integers(0, 256, (count, *view.sample_shape), dtype=np.uint8)
         starts, spans = np.arange(count) * view.stride_us, view.span_us
     data.flags.writeable = False
-    return Samples(starts, starts + spans, starts, data)
+    frame_us = starts if isinstance(view, Audio | Text) else target_times(view, starts)
+    return Samples(starts, starts + spans, frame_us, data)
 
 
 def segment(annotator: Annotator, *, count: int, seed: int = 0) -> dict[View, Samples]:
     return {view: noise_samples(view, count=count, seed=seed) for view in annotator.views}
 
 
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_describes_itself_without_torch(name: str) -> None:
-    spec = "" if name in WITHOUT_WEIGHTS else "'demo'"
     code = (
         "import sys, pickle; from vidproc.annotators import ANNOTATORS;"
-        f"a = pickle.loads(pickle.dumps(ANNOTATORS[{name!r}]({spec})));"
+        f"a = pickle.loads(pickle.dumps(ANNOTATORS[{name!r}]({spec_of(name)!r})));"
         "assert (a.name, a.model_id, a.tables, a.views); print(a.model_id); assert 'torch' not in sys.modules"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -56,7 +72,7 @@ def test_describes_itself_without_torch(name: str) -> None:
     assert set(annotator.tables) <= set(TABLES)
 
 
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_fit_the_tables(name: str) -> None:
     annotator = offline(name)
     network = pickle.loads(pickle.dumps(annotator)).load("cpu")
@@ -75,10 +91,11 @@ def test_rows_fit_the_tables(name: str) -> None:
             if count:
                 key = [k for k in TABLES[table_name].key if k in rows.schema.names]
                 assert rows.group_by(key).aggregate([]).num_rows == rows.num_rows
-                assert pc.all(pc.less(rows["start_us"], rows["end_us"])).as_py()
+                if "end_us" in rows.schema.names:
+                    assert pc.all(pc.less(rows["start_us"], rows["end_us"])).as_py()
 
 
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_look_at_is_no_rows(name: str) -> None:
     annotator = offline(name)
     network = annotator.load("cpu")
@@ -88,7 +105,7 @@ def test_nothing_to_look_at_is_no_rows(name: str) -> None:
     assert all(rows.num_rows == 0 for rows in annotation.rows.values())
 
 
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_segment_s_rows_do_not_depend_on_its_company(name: str) -> None:
     """Bit for bit: a run that is killed and resumed puts segments into other batches."""
     annotator = offline(name)

@@ -19,7 +19,7 @@ from vidproc.models.checkpoints import LAYOUTS, PUBLISHED, our_name, published_f
 from vidproc.models.load import named_state
 from vidproc.models.sidecar import _ENDINGS
 from vidproc.models.spectrogram import Spectrogram
-from vidproc.models.spectrum import HONK
+from vidproc.models.spectrum import HONK, PANNS
 from vidproc.models.zoo import ZOO
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -329,3 +329,11 @@ def test_a_tone_lies_in_its_mel_bin() -> None:
     assert torch.allclose(cosines @ cosines.T, torch.eye(40), atol=1e-5)
     mels = spectrum(tones)[:, 0] @ cosines  # the transform is its own inverse, turned over
     assert mels[:, 50].argmax(dim=1).tolist() == [6, 16, 35]
+
+
+def test_features_keep_their_digits_under_autocast() -> None:
+    sound = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)) / 10
+    for spectrum in (HONK, PANNS):
+        plain = Spectrogram(spectrum)(sound)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(Spectrogram(spectrum)(sound), plain)

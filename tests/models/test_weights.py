@@ -116,7 +116,7 @@ def test_a_licence_can_be_allowed_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("demo:nothing", "use one of \\['demo:actions', 'demo:objects', 'demo:restore'\\]"),
+        ("demo:nothing", "use one of \\['demo:actions', 'demo:detections', 'demo:objects', 'demo:restore'\\]"),
         ("resnet50", "use demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2, or a URL"),
         ("/nowhere/net.pt", "net.pt.json does not exist: weights need a checkpoint and its sidecar"),
         ("nonsense://bucket/net.pt", "cannot be read: .*nonsense"),

@@ -51,7 +51,7 @@ def check(tables: Tables) -> None:
     whole = {row["video_id"]: row for row in tables["ledger"] if row["segment"] == WHOLE_VIDEO}
     assert set(whole) == {row["video_id"] for row in tables["videos"]}
     assert all(row["status"] in STATUSES for row in tables["videos"])
-    for name in ("labels", "quality"):
+    for name in ("labels", "quality", "text"):
         for row in tables[name]:
             video = whole[row["video_id"]]
             assert video["start_us"] <= row["start_us"] < row["end_us"] <= video["end_us"], (name, row)

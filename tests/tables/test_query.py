@@ -16,7 +16,7 @@ from evaluations_driver import evaluation_rows
 from made_rows import FakeAnnotator, label_rows, ledger_rows, part, segment_parts
 
 from vidproc.errors import UsageError
-from vidproc.schema import LABELS, LEDGER, QUALITY, TABLES
+from vidproc.schema import ANNOTATION_TABLES, LABELS, LEDGER, QUALITY, TABLES
 from vidproc.tables.commit import Commits
 from vidproc.tables.derive import derive
 from vidproc.tables.evaluations import write_evaluations
@@ -32,7 +32,7 @@ def fill(url: str) -> None:
         commits.commit(segment_parts(url, "a", [0, 1, 2, 5], n_segments=4))
         broken = {"status": "quarantined", "reason": "damaged", "detail": "no frame decodes", "coverage": None}
         stretch = {"video_id": "a", "annotator": "quality", "model_id": "q", "run_id": "run-1", "brightness": 0.5}
-        stretch |= {"start_us": 0, "end_us": 500_000, "black": False}
+        stretch |= {"start_us": 0, "end_us": 500_000, "black": False, "silent": True}
         commits.commit(
             [
                 part(url, LEDGER, ledger_rows("b", [0], n_segments=1, samples=0, tally=None, **broken)),
@@ -66,13 +66,17 @@ def ask(connection: Any, query: str) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in run_query(connection, query).to_pylist()]
 
 
+NOT_FILLED = {"runs", "forgotten", "sound_kinds", *ANNOTATION_TABLES} - {"labels", "quality"}
+"""By `url`."""
+
+
 @pytest.mark.parametrize("name", [*TABLES, *VIEWS])
 def test_every_table_and_view_answers(connection: Any, name: str) -> None:
     rows = run_query(connection, f"FROM {name}")
     assert rows.num_columns > 2
     if name in TABLES:
         assert rows.column_names == TABLES[name].schema.names
-    assert rows.num_rows > 0 or name in ("runs",)
+    assert rows.num_rows > 0 or name in NOT_FILLED
 
 
 def test_label_spans_merge_adjacent_samples_of_the_latest_model(connection: Any) -> None:
@@ -83,6 +87,22 @@ def test_label_spans_merge_adjacent_samples_of_the_latest_model(connection: Any)
         ("a/a.mp4", "walk", 0.0, 3.0, 3, 0.75),
         ("a/a.mp4", "walk", 5.0, 6.0, 1, 0.75),
     ]
+
+
+def test_speech_music_and_silence_have_a_view(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    labels = ["Speech", "Music", "Dog"]
+    rows = [
+        row | {"task": "audio", "label": label, "label_id": labels.index(label)}
+        for second, heard in enumerate((["Speech"], ["Speech", "Music"], ["Dog", "Music"]))
+        for label in heard
+        for row in label_rows("a", [second])[:1]
+    ]
+    with Commits.open(url, run_id="run-1") as commits:
+        commits.commit([part(url, LABELS, rows), part(url, LEDGER, ledger_rows("a", [0, 1, 2], n_segments=3))])
+        derive(commits, {"actions": FakeAnnotator()})
+    found = ask(connect(url), "SELECT kind, start_s, end_s FROM sound_kinds ORDER BY kind")
+    assert found == [("music", 1.0, 3.0), ("speech", 0.0, 2.0)]
 
 
 def test_overlapping_samples_merge_even_inside_one_another(tmp_path: Path) -> None:

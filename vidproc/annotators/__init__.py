@@ -5,8 +5,16 @@ from typing import Protocol
 
 from vidproc.annotators.actions import Actions
 from vidproc.annotators.base import Annotator
+from vidproc.annotators.detections import Detections
+from vidproc.annotators.embeddings import Embeddings
+from vidproc.annotators.faces import Faces
+from vidproc.annotators.fusion import Fusion
 from vidproc.annotators.objects import Objects
 from vidproc.annotators.quality import Quality
+from vidproc.annotators.scenes import Scenes
+from vidproc.annotators.shots import Shots
+from vidproc.annotators.sounds import Sounds
+from vidproc.annotators.text import WrittenText
 from vidproc.models.restorer import Restorer
 
 
@@ -24,6 +32,14 @@ class Factory(Protocol):
 
 ANNOTATORS: dict[str, Factory] = {
     "actions": Actions.from_spec,
+    "detections": Detections.from_spec,
+    "embeddings": Embeddings.from_spec,
+    "faces": Faces.from_spec,
+    "fusion": Fusion.from_spec,
     "objects": Objects.from_spec,
     "quality": Quality.from_spec,
+    "scenes": Scenes.from_spec,
+    "shots": Shots.from_spec,
+    "sounds": Sounds.from_spec,
+    "text": WrittenText.from_spec,
 }

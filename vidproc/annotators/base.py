@@ -18,12 +18,14 @@ class Annotation:
 
     `rows`: table name → its rows, in the table's schema less the common columns (video_id, annotator, model_id,
     run_id). `samples`, `tally`: how many samples were scored and their scores' sum (float32 [labels]), so that means
-    over a whole video are exact; None where there is nothing to average.
+    over a whole video are exact; None where there is nothing to average. `reason`: code of an `InputError` where the
+    annotator had to leave something out: the segment is then `partial`.
     """
 
     rows: Mapping[str, pa.Table] = field(default_factory=dict)
     samples: int = 0
     tally: npt.NDArray[np.float32] | None = None
+    reason: str | None = None
 
 
 class Network(Protocol):

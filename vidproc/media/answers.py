@@ -8,19 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from vidproc.errors import KilledWorker, TooLarge
-from vidproc.media.sampling import SEGMENT_US
-from vidproc.views import Audio, View
+from vidproc.media.markup import MOST_CHARACTERS, sanitised
+from vidproc.media.samples import CHAPTER, MOST_LANGUAGE, MOST_SEGMENT_CHARACTERS, MOST_SPANS, TextSpan
+from vidproc.media.sampling import SEGMENT_US, Span
+from vidproc.views import Clips, Frames, View
 
 MOST_SEGMENTS = 7 * 24 * 120
 """A week of video. One wrong time stamp in a small file claims centuries, which would be planned segment by segment."""
 
 _FARTHEST_US = 1 << 53
+_MOST_STREAMS = 1 << 16
 _OPTIONAL = {
-    "width": int, "height": int, "rotation": int, "fps": float, "declared_us": int,
+    "width": int, "height": int, "displayed_width": int, "displayed_height": int, "rotation": int, "fps": float,
+    "declared_us": int,
 }  # fmt: skip
 _REQUIRED = {
     "container": str, "codec": str, "start_us": int, "end_us": int, "frame_us": int, "metadata": dict,
-    "has_audio": bool, "has_picture": bool, "has_subtitles": bool, "variable_rate": bool, "still": bool,
+    "has_audio": bool, "has_picture": bool, "has_subtitles": bool, "has_text": bool,
+    "variable_rate": bool, "still": bool,
 }  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def checked_answer(
     if not isinstance(coverage, int | float) or not math.isfinite(coverage) or not 0 <= coverage <= 1:
         raise KilledWorker(f"the decoder's answer makes no sense: coverage is {clean_text(repr(coverage), most=80)}")
     expected = [
-        0 if isinstance(view, Audio) else shape[0] * len(view.offsets_us)
+        shape[0] * len(view.offsets_us) if isinstance(view, Frames | Clips) else 0
         for view, shape in zip(views, shapes, strict=True)
     ]
     try:
@@ -77,3 +82,27 @@ def checked_answer(
     if [one.shape for one in times] != [(count,) for count in expected]:
         raise KilledWorker("the decoder's answer makes no sense: its frames' times do not fit what was asked for")
     return times, float(coverage)
+
+
+def checked_text(answer: Mapping[str, Any], *, video: Span, segment: Span) -> tuple[list[TextSpan], bool]:
+    """A decode's answer: the spans of text that start in the segment, and whether these are all. Raises `KilledWorker`.
+
+    Each is inside the video, its text is sanitised once more, and together they are within the limits.
+    """
+    told = answer.get("text")
+    match told:
+        case {"spans": list(found), "whole": bool(whole)} if len(found) <= MOST_SPANS:
+            spans = [_checked_span(one, video=video, segment=segment) for one in found]
+            if sum(len(span.text) for span in spans) <= MOST_SEGMENT_CHARACTERS:
+                return [span for span in spans if span.text], whole
+    raise KilledWorker("the decoder's answer makes no sense: its text is none, or is too long")
+
+
+def _checked_span(told: object, *, video: Span, segment: Span) -> TextSpan:
+    match told:
+        case [int(stream), int(start_us), int(end_us), str(language), str(text)]:
+            starts_here = segment.start_us <= start_us < segment.end_us
+            if CHAPTER <= stream < _MOST_STREAMS and starts_here and start_us < end_us <= video.end_us:
+                language = clean_text(language, most=MOST_LANGUAGE)
+                return TextSpan(stream, start_us, end_us, language, sanitised(text, most=MOST_CHARACTERS))
+    raise KilledWorker(f"the decoder's answer makes no sense: a span of text is {clean_text(repr(told), most=80)}")

@@ -1,6 +1,6 @@
 """Opens containers under the whitelists, with errors by type; times as integer microseconds. Runs in the child."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Protocol
@@ -79,13 +79,14 @@ def sound_stream(container: av.container.InputContainer) -> Any | None:
     return stream if stream is not None and stream.codec_context is not None else None
 
 
-def select(container: av.container.InputContainer) -> tuple[Any | None, Any | None]:
-    """(picture stream, sound stream), every other stream discarded. Raises `NoStreams` if there is neither."""
+def select(container: av.container.InputContainer, *, texts: Sequence[Any] = ()) -> tuple[Any | None, Any | None]:
+    """(picture stream, sound stream), every other stream but `texts` discarded. Raises `NoStreams` if there is none."""
     picture, sound = picture_stream(container), sound_stream(container)
-    if picture is None and sound is None:
-        raise NoStreams(f"its {len(container.streams)} streams hold neither picture nor sound")
+    if picture is None and sound is None and not texts:
+        raise NoStreams(f"its {len(container.streams)} streams hold neither picture nor sound nor text")
+    wanted = {stream.index for stream in (picture, sound, *texts) if stream is not None}
     for stream in container.streams:
-        if stream is not picture and stream is not sound:
+        if stream.index not in wanted:
             stream.discard = av.stream.Discard.all
     return picture, sound
 

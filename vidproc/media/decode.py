@@ -19,11 +19,12 @@ from vidproc.media import planner
 from vidproc.media.container import BinaryFile, has_own_times, opened, select
 from vidproc.media.decoders import FrameClock, OrderClock, Pictures, Sounds, StampClock, measure_delay
 from vidproc.media.gather import Gather, LateError
-from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, Extent, SegmentPackets, seek
+from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, TEXT_RUN_IN_US, Extent, SegmentPackets, seek
 from vidproc.media.pixels import Slots
 from vidproc.media.sampling import Span, data_shape, owned_starts, target_times
 from vidproc.media.sound import SoundTrack
-from vidproc.views import Audio, Clips, Frames, View, view_from_json
+from vidproc.media.subtitles import SegmentText, text_streams
+from vidproc.views import Audio, Clips, Frames, Text, View, view_from_json
 
 
 def prepare_process() -> None:
@@ -44,7 +45,7 @@ def layout(
     """
     places, offset = [], 0
     for view in views:
-        if starts_us is not None and not isinstance(view, Audio):
+        if starts_us is not None and isinstance(view, Frames | Clips):
             shape: tuple[int, ...] = (len(starts_us), *view.sample_shape)
         else:
             shape = data_shape(view, video=video, segment=segment, still=still)
@@ -58,7 +59,8 @@ def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[s
     """Fill `output` with the views of one segment; say which frames were taken and how much could be decoded.
 
     Request: `views` (JSON texts), `video`, `segment` ([start_us, end_us]), `still`, `frame_us`, `limits`; and
-    `starts_us` (of the samples, sorted) where they do not lie on the video's grid.
+    `starts_us` (of the samples, sorted) where they do not lie on the video's grid; `shown`: the video's displayed
+    [width, height], by which letterboxes are laid out.
     Raises `Damaged` if nothing at all could be decoded, `TooLarge` beyond the limits.
     """
     started = time.process_time()
@@ -68,8 +70,10 @@ def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[s
     if coverage <= 0:
         raise Damaged("nothing of this stretch decodes")
     frame_us = iter(slots.frame_us.reshape(-1).tolist() for slots in gather.slots)
+    text = {} if gather.text is None else {"text": gather.text.told()}
     return {
-        "frame_us": [[] if isinstance(view, Audio) else next(frame_us) for view in views],
+        **text,
+        "frame_us": [next(frame_us) if isinstance(view, Frames | Clips) else [] for view in views],
         "coverage": coverage,
         "frames": gather.frames,
         "damaged": gather.damaged,
@@ -101,6 +105,9 @@ def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> G
     limits = request["limits"]
     gather = Gather(segment, limits["frames"], limits["pixels"])
     for view, (offset, shape) in zip(views, places, strict=True):
+        if isinstance(view, Text):
+            gather.text = SegmentText(video, segment)
+            continue
         kind = np.int16 if isinstance(view, Audio) else np.uint8
         data: Any = np.frombuffer(output, kind, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
         if isinstance(view, Audio):
@@ -108,7 +115,7 @@ def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> G
             gather.tracks.append(SoundTrack(view, segment, data))
         else:
             starts = _starts(view, request) if len(data) else np.empty(0, np.int64)
-            gather.slots.append(Slots(view, target_times(view, starts), data))
+            gather.slots.append(Slots(view, target_times(view, starts), data, shown=request.get("shown")))
     gather.start()
     return gather
 
@@ -134,11 +141,15 @@ class _Pass:
         """False if the plan did not hold, so that all has to be decoded. Raises `LateError`."""
         gather = self._gather
         with opened(self._file, limits=self._limits) as container:
-            picture, sound = select(container)
+            texts = self._texts(container)
+            picture, sound = select(container, texts=texts)
+            clock = picture or sound
             picture = None if gather.pictures_done else picture
             sound = sound if gather.tracks else None
             streams = [stream for stream in (picture, sound) if stream is not None]
-            if not streams:
+            if texts and not streams and clock is not None:
+                streams = [clock]
+            if not streams and not texts:
                 return True
             own_times = has_own_times(container)
             for slots in gather.slots:
@@ -147,16 +158,18 @@ class _Pass:
             if picture is not None and frame_clock is None:
                 frame_clock = OrderClock(picture, delay=measure_delay(container, picture, limits=self._limits))
                 container.seek(0)
-            packets = SegmentPackets(container, streams, self._extent(container, streams))
+            packets = SegmentPackets(
+                container, streams, self._extent(container, streams), texts=texts, text=gather.text
+            )
             sounds = Sounds(sound, gather, limits=self._limits) if sound is not None else None
             pictures = None
             if picture is not None and frame_clock is not None:
                 pictures = Pictures(picture, gather, frame_clock, limits=self._limits)
             if pictures is not None and self._planned and own_times and pictures.name in planner.PLANNED:
-                complete = self._follow(packets, pictures, sounds, picture)
+                complete = self._follow(self._without_text(packets), pictures, sounds, picture)
             else:
                 gather.by_us = packets.by_us
-                complete = self._feed(packets, pictures, sounds)
+                complete = self._feed(self._without_text(packets), pictures, sounds)
             for decoder in (pictures, sounds):
                 if decoder is not None:
                     decoder.drain()
@@ -164,12 +177,27 @@ class _Pass:
             gather.finish()
             return complete and (pictures is None or pictures.faithful)
 
+    def _texts(self, container: av.container.InputContainer) -> list[Any]:
+        """The streams of text to read, if it is asked for; chapters are taken in at once."""
+        text = self._gather.text
+        if text is None:
+            return []
+        streams = text_streams(container)
+        text.add_chapters(container.chapters())
+        text.follow(streams)
+        return streams
+
+    def _without_text(self, packets: SegmentPackets) -> Iterable[Any]:
+        """Take the text out of the packets."""
+        text = self._gather.text
+        return packets if text is None else (packet for packet in packets if not text.add(packet))
+
     def _extent(self, container: av.container.InputContainer, streams: list[Any]) -> Extent:
         """Seek to before the segment; say what is needed from there on."""
         segment = self._gather.segment
         sought = False
-        if not self._starts_video and self._run_in_us is not None:
-            run_in_us = self._run_in_us + (SOUND_RUN_IN_US if self._gather.tracks else 0)
+        if streams and not self._starts_video and self._run_in_us is not None:
+            run_in_us = self._run_in_us + self._least_run_in_us
             sought = seek(container, streams[0], segment.start_us - run_in_us)
         targets_us = self._gather.targets_us
         return Extent(
@@ -179,7 +207,13 @@ class _Pass:
             by_us=segment.start_us if sought else None,
         )
 
-    def _feed(self, packets: SegmentPackets, pictures: Pictures | None, sounds: Sounds | None) -> bool:
+    @property
+    def _least_run_in_us(self) -> int:
+        if self._gather.text is not None:
+            return TEXT_RUN_IN_US
+        return SOUND_RUN_IN_US if self._gather.tracks else 0
+
+    def _feed(self, packets: Iterable[Any], pictures: Pictures | None, sounds: Sounds | None) -> bool:
         """Decode all packets."""
         for packet in packets:
             decoder = pictures if packet.stream.type == "video" else sounds
@@ -187,7 +221,7 @@ class _Pass:
                 decoder.feed(packet)
         return True
 
-    def _follow(self, packets: SegmentPackets, pictures: Pictures, sounds: Sounds | None, stream: Any) -> bool:
+    def _follow(self, packets: Iterable[Any], pictures: Pictures, sounds: Sounds | None, stream: Any) -> bool:
         """Decode by plan. False once the plan proves wrong."""
         pictures.wanted_us = set()
         index = stream.index

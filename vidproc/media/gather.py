@@ -1,4 +1,5 @@
-"""What one segment's decoding fills: slots of its picture views, tracks of its sound views; and how good it is."""
+"""What one segment's decoding fills: slots of its picture views, tracks of its sound views, spans of text; and how
+good it is."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from vidproc.errors import TooLarge
 from vidproc.media.pixels import Slots
 from vidproc.media.sampling import Span
 from vidproc.media.sound import SoundTrack
+from vidproc.media.subtitles import SegmentText
 from vidproc.views import MICROSECONDS
 
 
@@ -25,6 +27,7 @@ class Gather:
     max_pixels: int
     slots: list[Slots] = field(default_factory=list)
     tracks: list[SoundTrack] = field(default_factory=list)
+    text: SegmentText | None = None
     frames: int = 0
     damaged: int = 0
     good_us: list[int] = field(default_factory=list)
@@ -78,7 +81,8 @@ class Gather:
         self.pictures_done = all(slots.done for slots in self.slots)
 
     def coverage(self, frame_us: int) -> float:
-        """Share of the segment that could be decoded: targets with a good frame at hand, or else sound that was filled.
+        """Share of the segment that could be decoded: targets with a good frame at hand, or else sound that was filled,
+        or else what of the packets could be read for their text.
 
         "At hand" means within twice the usual distance of frames, at least a second: a slide show has lost nothing.
         """
@@ -98,6 +102,8 @@ class Gather:
 
     def _sound_coverage(self) -> float:
         longest = max(self.tracks, key=lambda track: track.length, default=None)
+        if longest is None and self.text is not None:
+            return self.text.coverage
         if longest is None or not longest.length:
             return 1.0 if not self.damaged else 0.0
         return longest.coverage

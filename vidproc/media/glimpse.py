@@ -16,10 +16,12 @@ import numpy.typing as npt
 from vidproc.errors import NoStreams
 from vidproc.media.answers import checked_answer, checked_facts
 from vidproc.media.decode import layout
+from vidproc.media.geometry import displayed_of
 from vidproc.media.guard import Guard, run_verified
 from vidproc.media.sampling import Span
 from vidproc.media.sources import Source, open_source
-from vidproc.views import MICROSECONDS, Audio, View, view_to_json
+from vidproc.media.windows import pieces
+from vidproc.views import Audio, SignalView, view_to_json
 
 
 def probed(guard: Guard, source: Source) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def glimpses(
     guard: Guard,
     source: Source,
     facts: Mapping[str, Any],
-    view: View,
+    view: SignalView,
     *,
     starts_us: Sequence[int],
     sound_us: int | None = None,
@@ -58,6 +60,7 @@ def glimpses(
         "segment": [segment.start_us, segment.end_us],
         "still": facts["still"],
         "frame_us": facts["frame_us"],
+        "shown": displayed_of(facts),
         "starts_us": picture_starts,
     }
     with open_source(source) as opened:
@@ -68,14 +71,6 @@ def glimpses(
     data = np.frombuffer(output if output is not None else b"", kind, int(np.prod(shape, dtype=np.int64)))
     data = data.reshape(shape)
     if isinstance(view, Audio):
-        data = _pieces(data, [start - starts[0] for start in starts], length_us, view)
+        offsets_us = [start - starts[0] for start in starts]
+        data = np.stack(pieces(data, view, offsets_us=offsets_us, length_us=length_us))
     return data[np.argsort(order)]
-
-
-def _pieces(sound: npt.NDArray[Any], offsets_us: Sequence[int], length_us: int, view: Audio) -> npt.NDArray[Any]:
-    """Cut [time, channels] at the offsets: [pieces, time, channels]."""
-    length = length_us * view.rate // MICROSECONDS
-    first = [offset * view.rate // MICROSECONDS for offset in offsets_us]
-    missing = max(0, first[-1] + length - len(sound))
-    whole = np.pad(sound, [(0, missing), (0, 0)])
-    return np.stack([whole[start : start + length] for start in first])

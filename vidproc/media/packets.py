@@ -12,6 +12,7 @@ from vidproc.errors import Damaged
 from vidproc.media.container import clock, has_own_times, time_stamp
 from vidproc.media.decoders import holds_picture
 from vidproc.media.gather import LateError
+from vidproc.media.subtitles import SegmentText
 from vidproc.views import MICROSECONDS
 
 RUN_INS_US: tuple[int | None, ...] = (0, 5 * MICROSECONDS, 30 * MICROSECONDS, None)
@@ -52,11 +53,31 @@ class Extent:
     by_us: int | None
 
 
-class SegmentPackets:
-    """Iterates over the packets that one segment can need. `torn`: the file could not be read as far as that."""
+TEXT_RUN_IN_US = MICROSECONDS
+"""How far before its time the packet of a subtitle may lie: muxers order by time, but sort equal times as they like."""
 
-    def __init__(self, container: av.container.InputContainer, streams: list[Any], extent: Extent) -> None:
-        self._packets = container.demux(streams)
+_TEXT_LAG_US = 5 * MICROSECONDS
+"""How far behind its time the packet of a subtitle may lie, counted in the time of the streams around it."""
+
+
+class SegmentPackets:
+    """Iterates over the packets that one segment can need. `torn`: the file could not be read as far as that.
+
+    `texts`: text streams, too sparse to tell by their own packets when to stop: `streams` do, read on to the segment's
+    end where the other views are content with less. Without any `streams` the file is read to its end.
+    """
+
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        streams: list[Any],
+        extent: Extent,
+        *,
+        texts: list[Any],
+        text: SegmentText | None,
+    ) -> None:
+        self._packets = container.demux([*streams, *texts])
+        self._texts, self._text = {stream.index for stream in texts}, text if texts else None
         self._own_times = has_own_times(container)
         self._clocks = {stream.index: clock(stream.time_base) for stream in streams}
         self._pictures = next((stream.index for stream in streams if stream.type == "video"), None)
@@ -68,17 +89,21 @@ class SegmentPackets:
     def __iter__(self) -> Iterator[Any]:
         """Raises `LateError` if the streams set in later than `by_us`."""
         open_streams = set(self._clocks)
-        while open_streams:
+        while open_streams or self._text is not None:
             try:
                 packet = next(self._packets, None)
             except av.FFmpegError:
-                self.torn = True
+                self._tear(bool(open_streams))
                 packet = None
             if packet is None:
                 if self.by_us is not None:
                     raise LateError
                 return
             index = packet.stream_index
+            if index in self._texts:
+                yield packet
+                continue
+            self._read_on(packet)
             if index not in open_streams or not (packet.size if self._own_times else holds_picture(packet)):
                 continue
             pts, dts = packet.pts, packet.dts
@@ -98,6 +123,22 @@ class SegmentPackets:
                 open_streams.discard(index)
             if decoded_us > self._latest_us and (self._extent.ends_video or self._pictures not in open_streams):
                 return
+
+    def _tear(self, pictures_or_sound: bool) -> None:
+        self.torn = pictures_or_sound
+        if self._text is not None:
+            self._text.torn = True
+
+    def _read_on(self, packet: Any) -> None:
+        """Note how far the file has been read; no more text is looked for once that is well beyond the segment."""
+        if self._text is None:
+            return
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return
+        self._text.read_us = max(self._text.read_us, self._clocks[packet.stream_index](stamp))
+        if self._text.read_us > self._extent.sound_end_us + _TEXT_LAG_US:
+            self._text = None
 
     def _sets_in(self, packet: Any, shown_us: int) -> bool:
         """Whether the sought stream can be decoded from this packet on: a seek may land between keyframes."""

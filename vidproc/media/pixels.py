@@ -9,6 +9,7 @@ from av import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from vidproc.errors import TooLarge
+from vidproc.media.geometry import GREY, Size, displayed, scaled_size
 from vidproc.media.probe import rotation_of
 from vidproc.views import Clips, Frames, Picture
 
@@ -24,31 +25,24 @@ _LONGEST_SIDE = 16_384
 _FORMAT = {"rgb": "rgb24", "gray": "gray8"}
 
 
-def scaled_size(picture: Picture, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that a displayed picture of the given size is scaled to before the crop; at least the crop."""
-    if isinstance(picture.resize, tuple):
-        return picture.resize[1], picture.resize[0]
-    short = picture.resize
-    crop_height, crop_width = picture.shape[:2]
-    if width <= height:
-        return max(short, crop_width), max(round(short * height / width), crop_height)
-    return max(round(short * width / height), crop_width), max(short, crop_height)
-
-
 class PictureConverter:
-    """Turns frames into pixels of one `Picture`. Keeps its swscale context: a new one costs more than a scaling."""
+    """Turns frames into pixels of one `Picture`. Keeps its swscale context: a new one costs more than a scaling.
 
-    def __init__(self, picture: Picture) -> None:
+    `shown`: the displayed size by which a letterbox is laid out, whatever the size of later frames: boxes in it are
+    those of the video then. None lays it out by each frame's own.
+    """
+
+    def __init__(self, picture: Picture, *, shown: Size | None = None) -> None:
         self._picture = picture
+        self._shown = shown if picture.letterbox else None
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame, aspect: Fraction | None) -> npt.NDArray[np.uint8]:
-        """uint8 [height, width, channels] of the displayed picture: pixel aspect and rotation applied, then cropped."""
+        """uint8 [height, width, channels] of the displayed picture: pixel aspect and rotation applied, then cropped or
+        filled up."""
         turn = rotation_of(frame)
-        width, height = max(round(frame.width * plausible(aspect)), 1), frame.height
-        if turn % 180:
-            width, height = height, width
-        width, height = scaled_size(self._picture, width, height)
+        shown = self._shown or displayed(frame.width, frame.height, aspect=aspect, turn=turn)
+        width, height = scaled_size(self._picture, shown)
         if max(width, height) > _LONGEST_SIDE:  # a strip: its middle is all that the crop will see
             raise TooLarge(f"{frame.width}x{frame.height} pixels would be scaled to {width}x{height}: too long a strip")
         across, down = (height, width) if turn % 180 else (width, height)
@@ -64,27 +58,32 @@ class PictureConverter:
         channels = self._picture.shape[2]
         plane = small.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:down, : across * channels]
-        return self._crop(np.rot90(rows.reshape(down, across, channels), turn // 90))
+        pixels = np.rot90(rows.reshape(down, across, channels), turn // 90)
+        return self._filled(pixels) if self._picture.letterbox else self._crop(pixels)
 
     def _crop(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         height, width, _ = self._picture.shape
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
         return pixels[top : top + height, left : left + width]
 
-
-def plausible(aspect: Fraction | None) -> Fraction:
-    """A pixel's width ÷ height; 1 where it is not given or, beyond 1:8, a header error."""
-    return aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
+    def _filled(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        filled = np.full(self._picture.shape, GREY, np.uint8)
+        filled[: pixels.shape[0], : pixels.shape[1]] = pixels
+        return filled
 
 
 @dataclass(eq=False)
 class Slots:
-    """Where one view's frames go. `data`: uint8 [samples, (frames,) height, width, channels] in shared memory."""
+    """Where one view's frames go. `data`: uint8 [samples, (frames,) height, width, channels] in shared memory.
+
+    `shown`: the video's displayed size, as `PictureConverter` takes it.
+    """
 
     view: Frames | Clips
     targets_us: npt.NDArray[np.int64]  # [samples, frames per sample]
     data: npt.NDArray[np.uint8]
     aspect: Fraction | None = None
+    shown: Size | None = None
 
     def __post_init__(self) -> None:
         self.frame_us = np.zeros(self.targets_us.shape, np.int64)
@@ -93,7 +92,7 @@ class Slots:
         self._sorted = flat[self._order]
         self._flat = self.data.reshape(-1, *self.view.picture.shape)
         self._next = 0
-        self._convert = PictureConverter(self.view.picture)
+        self._convert = PictureConverter(self.view.picture, shown=self.shown)
 
     @property
     def done(self) -> bool:

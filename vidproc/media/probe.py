@@ -12,8 +12,18 @@ from typing import Any
 import av
 import av.container
 
-from vidproc.errors import Damaged, TooLarge, Unsupported
-from vidproc.media.container import BinaryFile, clock, has_own_times, opened, prepare, select, time_stamp
+from vidproc.errors import Damaged, NoStreams, TooLarge, Unsupported
+from vidproc.media.container import (
+    BinaryFile,
+    clock,
+    has_own_times,
+    opened,
+    prepare,
+    select,
+    time_stamp,
+)
+from vidproc.media.geometry import displayed
+from vidproc.media.subtitles import has_text, text_streams
 from vidproc.views import MICROSECONDS
 
 _DEFAULT_FRAME_US = 40_000
@@ -23,6 +33,8 @@ _FIRST_FRAME_PACKETS = 200
 _MISSING_US = MICROSECONDS
 """A declared end that lies no further than this beyond the last packet is rounding, or the length of a last frame."""
 _MOST_PACKETS = 1 << 62  # the time limit ends it sooner
+_LONGEST_FRAME_US, _LONGEST_TEXT_US = 10 * MICROSECONDS, 60 * MICROSECONDS
+"""How long a slide, or a line of text, may be shown."""
 _LEAST_BITS_PER_SECOND = 500
 """A declared duration that would mean fewer bits a second than this is not believed."""
 
@@ -31,14 +43,14 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
     """Facts of one video, JSON-able. Raises the typed errors of `opened`, and `Damaged` if nothing of it decodes."""
     limits = request["limits"]
     with opened(file, limits=limits) as container:
-        picture, sound = select(container)
-        streams: list[Any] = [stream for stream in (picture, sound) if stream is not None]
+        picture, sound, streams = _select(container)
         facts: dict[str, Any] = {
             "container": container.format.name,
             "codec": streams[0].codec_context.name,
             "has_audio": sound is not None,
             "has_picture": picture is not None,
             "has_subtitles": bool(container.streams.subtitles),
+            "has_text": has_text(container),
             "metadata": _metadata(container),
         }
         declared_end_us = _declared_end(container, request["size"])
@@ -58,6 +70,16 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
     if picture is not None:
         facts["fps"] = _believable_rate(facts)
     return facts
+
+
+def _select(container: av.container.InputContainer) -> tuple[Any | None, Any | None, list[Any]]:
+    """(picture stream, sound stream, what tells times: those two, as far as they exist, and then the text streams).
+
+    Text that outlasts the picture is part of the declared length. Other streams are discarded. Raises `NoStreams`.
+    """
+    texts = text_streams(container)
+    picture, sound = select(container, texts=texts)
+    return picture, sound, [*(stream for stream in (picture, sound) if stream is not None), *texts]
 
 
 def _believable_rate(facts: dict[str, Any]) -> float | None:
@@ -113,12 +135,15 @@ class _FirstFrame:
         if frame is None:
             raise Damaged(f"no frame of its {self._context.name} stream decodes")
         turn = rotation_of(frame)
+        shown = displayed(width, height, aspect=self._stream.sample_aspect_ratio, turn=turn)
         if turn % 180:
             width, height = height, width
         rate = self._stream.average_rate or self._stream.guessed_rate
         return {
             "width": width,
             "height": height,
+            "displayed_width": shown[0],
+            "displayed_height": shown[1],
             "rotation": turn,
             "fps": float(rate) if rate and 0 < rate <= 1000 else None,
         }
@@ -152,6 +177,7 @@ class _Extent:
 
     def __init__(self, streams: list[Any], *, own_times: bool) -> None:
         self._main, self._own_times = streams[0].index, own_times
+        self._longest_us = {s.index: _LONGEST_TEXT_US if s.type == "subtitle" else _LONGEST_FRAME_US for s in streams}
         self._clocks = {stream.index: clock(stream.time_base) for stream in streams}
         self.times: list[int] = []
         self.end_us: int | None = None
@@ -165,7 +191,7 @@ class _Extent:
             return bool(index == self._main)
         to_us = self._clocks[index]
         time_us, length = to_us(stamp), to_us(packet.duration or 0)
-        if length > 10 * MICROSECONDS:  # a slide may be shown that long; a header error may claim years
+        if length > self._longest_us[index]:  # a header error may claim years
             length = 0
         end_us = time_us + length
         if self.latest_us is None or end_us > self.latest_us:
@@ -244,7 +270,7 @@ def _read_tail(container: av.container.InputContainer, streams: list[Any], exten
 def _read_whole(file: BinaryFile, extent: _Extent, limits: dict[str, Any]) -> None:
     """Look for the end in all packets."""
     with opened(file, limits=limits) as container:
-        streams = [stream for stream in select(container) if stream is not None]
+        _, _, streams = _select(container)
         whole = _Extent(streams, own_times=has_own_times(container))
         _read(container, streams, whole, most=_MOST_PACKETS)
         extent.end_us, extent.latest_us = whole.end_us, whole.latest_us
@@ -254,7 +280,9 @@ def _untimed(file: BinaryFile, limits: dict[str, Any]) -> dict[str, Any]:
     """A raw stream has no time stamps: its frames are counted, by decoding them, at the nominal rate."""
     frames = 0
     with opened(file, limits=limits) as container:
-        stream: Any = next(s for s in select(container) if s is not None)
+        stream: Any = _select(container)[2][0]
+        if stream.type == "subtitle":
+            raise NoStreams("it holds neither picture nor sound, and its text streams are empty")
         context = prepare(stream, limits=limits)
         for packet in container.demux(stream):
             with contextlib.suppress(av.FFmpegError, EOFError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vidproc.views import MICROSECONDS, Audio, Clips, Frames, View
+from vidproc.views import MICROSECONDS, Audio, Clips, Frames, Text, View
 
 SEGMENT_US = 30 * MICROSECONDS
 """Length of a segment. A constant, not a setting: the ledger names segments by number."""
@@ -65,7 +65,9 @@ def audio_length(view: Audio, segment: Span) -> int:
 
 
 def data_shape(view: View, *, video: Span, segment: Span, still: bool) -> tuple[int, ...]:
-    """Shape of what the decoder fills for one view of one segment."""
+    """Shape of what the decoder fills for one view of one segment; text goes another way."""
+    if isinstance(view, Text):
+        return (0,)
     if isinstance(view, Audio):
         return (audio_length(view, segment), view.channels)
     return (len(owned_starts(view, video=video, segment=segment, still=still)), *view.sample_shape)

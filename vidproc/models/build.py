@@ -26,5 +26,15 @@ def build(spec: Spec, *, classes: int, zero_init: bool = False) -> Network:
     return network
 
 
+def without_scores(network: Network) -> Network:
+    """The network, changed so that it gives what its last layer made scores of: float [batch, numbers], after pooling.
+
+    A network that makes embeddings, such as of faces, has no such layer and stays as it is.
+    """
+    if network.scores_name is not None:
+        setattr(network, network.scores_name, nn.Identity())
+    return network
+
+
 def parameters_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())

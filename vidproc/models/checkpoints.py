@@ -116,7 +116,10 @@ def our_name(name: str, layout: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A checkpoint that others published. `accuracy`: the authors' own figure. `sha256`: all of it or its beginning."""
+    """A checkpoint that others published. `accuracy`: the authors' own figure. `sha256`: all of it or its beginning.
+
+    `spec`: how `--weights` calls it, where `named.py` knows what else its use needs. `md5`: where only that is told.
+    """
 
     name: str
     architecture: str
@@ -125,6 +128,13 @@ class Published:
     licence: str
     accuracy: str = ""
     sha256: str = ""
+    spec: str = ""
+    md5: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `url` is the checkpoint's own, and not that of a page."""
+        return "." in self.url.rpartition("/")[2]
 
 
 _PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
@@ -180,6 +190,7 @@ PUBLISHED = (
             layout="torchvision",
             url=f"http://places2.csail.mit.edu/models_places365/{architecture}_places365.pth.tar",
             licence="CC-BY-4.0",
+            spec=f"places365:{architecture}",
         )
         for architecture in ("resnet18", "resnet50", "densenet161")
     ),
@@ -191,10 +202,12 @@ PUBLISHED = (
             url=f"https://zenodo.org/record/3987831/files/{file}.pth",
             licence="CC-BY-4.0",
             accuracy=f"AudioSet mAP {file[-5:]}",
+            spec=architecture.replace("_", ":"),
+            md5=md5,
         )
-        for architecture, file in (
-            ("panns_resnet22", "ResNet22_mAP=0.430"),
-            ("panns_resnet38", "ResNet38_mAP=0.434"),
+        for architecture, file, md5 in (
+            ("panns_resnet22", "ResNet22_mAP=0.430", "cf36d413096793c4e15dc752a3abd599"),
+            ("panns_resnet38", "ResNet38_mAP=0.434", "bf12f36aaabac4e0855e22d3c3239c1b"),
         )
     ),
     *(
@@ -234,6 +247,7 @@ PUBLISHED = (
         licence=_NOT_STATED,
         accuracy="Speech Commands 12-way top-1 90.1 %",
         sha256="1ccdc7d298a1c8927e3991945d9cc8db27dd2a12d2b86a994810231013648147",
+        spec="honk:res8_narrow",
     ),
     Published(
         name="TSM kinetics RGB resnet50 8 segments",

@@ -76,6 +76,7 @@ class DenseNetwork(nn.Module):
         steps["norm5"] = norm(_NORM, dims, channels)
         self.features = nn.Sequential(steps)
         self.classifier = nn.Linear(channels, classes)
+        self.scores_name = "classifier"
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class _RetinaNet(RetinaNet):  # type: ignore[misc]
         )
         self.transform = AsTheyCome()
         for last in (head.classification_head.cls_logits, head.regression_head.bbox_reg):
-            last.register_forward_hook(_in_float32)
+            last.register_forward_hook(in_float32)
 
     def forward(self, images: Tensor, truth: Sequence[Boxes] | None = None) -> Any:
         found = super().forward(images, in_pixels(truth, images))
@@ -89,7 +89,7 @@ class _FasterRCNN(FasterRCNN):  # type: ignore[misc]
         self.transform = AsTheyCome()
         first, last = self.rpn.head, self.roi_heads.box_predictor
         for module in (first.cls_logits, first.bbox_pred, last.cls_score, last.bbox_pred):
-            module.register_forward_hook(_in_float32)
+            module.register_forward_hook(in_float32)
 
     def forward(self, images: Tensor, truth: Sequence[Boxes] | None = None) -> Any:
         """torchvision's label 0 is the background, ours the first class."""
@@ -161,6 +161,6 @@ def in_shares(found: Boxes, images: Tensor) -> Boxes:
     return {**found, "boxes": found["boxes"] / found["boxes"].new_tensor([width, height, width, height])}
 
 
-def _in_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+def in_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     """Scores and offsets, whatever autocast makes of the convolutions: bfloat16 has 8 bits for a place in a picture."""
     return output.float()

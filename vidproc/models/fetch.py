@@ -35,6 +35,30 @@ def checked_bytes(url: str, *, sha256: str) -> bytes:
     return data
 
 
+def first_seen(url: str, *, md5: str = "") -> tuple[bytes, str]:
+    """The bytes at `url` and their SHA-256, which nobody published: what came first is kept, and stands for it.
+
+    `md5`: what they must have, where that was published. Raises `WeightsError` if they have not, or are no longer those
+    that came first.
+    """
+    name = Path(url).name
+    note = cache_dir() / "published" / f"{name}.sha256"
+    if note.exists():
+        sha256 = note.read_text().strip()
+        return checked_bytes(url, sha256=sha256), sha256
+    data = _read(url)
+    if md5 and (found := md5_of(data)) != md5:
+        raise WeightsError(f"{url} has the MD5 {found}, but {md5} was published: fetch it again, or from elsewhere")
+    sha256 = hashlib.sha256(data).hexdigest()
+    _write_whole(cache_dir() / "weights" / f"{sha256}-{name}", data)
+    _write_whole(note, sha256.encode())
+    return data, sha256
+
+
+def md5_of(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def check(url: str, data: bytes, *, sha256: str) -> None:
     """Raises `WeightsError` unless the bytes' SHA-256 starts with `sha256`."""
     found = hashlib.sha256(data).hexdigest()

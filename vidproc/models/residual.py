@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from vidproc.models.blocks import Place, Residual, residual
 from vidproc.models.layers import BATCH_NORMS
 from vidproc.models.specs import ResidualSpec
-from vidproc.models.stems import head, stem
+from vidproc.models.stems import SCORES_BY, head, stem
 
 
 class ResidualNetwork(nn.Module):
@@ -35,6 +35,7 @@ class ResidualNetwork(nn.Module):
             channels = spec.out_width(i)
         after = head(spec, channels, classes)
         self.head_names = tuple(after)
+        self.scores_name = SCORES_BY.get(spec.head.kind)
         for name, module in after.items():
             self.add_module(name, module)
         initialise(self, plain_linear=spec.dims != 3)

@@ -48,6 +48,7 @@ class SlowFastNetwork(nn.Module):
         self.lateral = nn.ModuleList(self._lateral(width) for width in widths)
         self.dropout = nn.Dropout(spec.dropout)
         self.fc = nn.Linear(self.slow.channels + self.fast.channels, classes)
+        self.scores_name = "fc"
         initialise(self, plain_linear=False)
 
     def _lateral(self, width: int) -> nn.Module:

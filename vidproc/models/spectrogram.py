@@ -30,6 +30,10 @@ class Spectrogram(nn.Module):
         self.register_buffer("cosines", cosine_transform(spectrum.mels), persistent=False)
 
     def forward(self, sound: Tensor) -> Tensor:
+        with torch.autocast(sound.device.type, enabled=False):  # half a decibel is lost in bfloat16
+            return self._features(sound)
+
+    def _features(self, sound: Tensor) -> Tensor:
         spectrum = self.spectrum
         waves = torch.stft(
             sound, spectrum.window, spectrum.hop, window=self.window, pad_mode="reflect", return_complex=True

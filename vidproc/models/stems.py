@@ -207,3 +207,6 @@ HEADS: dict[str, Callable[[ResidualSpec, int, int], Steps]] = {
     "mobile_face": _mobile_face_head,
     "audio": _audio_head,
 }
+
+SCORES_BY = {"linear": "fc", "audio": "fc"}
+"""Head → its layer that makes scores. The others have none: what they make are embeddings."""

@@ -1,9 +1,10 @@
 """Weights: a checkpoint with all that its use needs. Resolved, fetched and checked before any work, without torch.
 
-A spec names them in one of three ways:
+A spec names them in one of four ways:
 
     demo:actions, demo:objects          the checkpoints that this package ships
     ResNet50_Weights.IMAGENET1K_V2      one of torchvision's enum entries
+    places365:resnet18, panns:resnet38  what others published, as `named.py` lists it
     s3://bucket/net.safetensors         any fsspec URL (also .pt, .pth, .th), with its sidecar at <url>.json
 """
 
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from vidproc.models.checkpoints import LAYOUTS
+from vidproc.models.named import is_named, named_fields
 from vidproc.models.sidecar import Checkpoint, as_view, check_licence, described, shipped_url
 from vidproc.models.specs import DenseSpec, ResidualSpec, SlowFastSpec, Spec
 from vidproc.models.spectrum import Listening
@@ -106,6 +108,8 @@ def resolve_weights(spec: str, *, allow_licences: Sequence[str] = ()) -> Weights
         from vidproc.models.published import entry_fields
 
         weights = Weights(**entry_fields(spec))
+    elif is_named(spec):
+        weights = Weights(**named_fields(spec))
     else:
         url = shipped_url(spec) if spec == "demo" or spec.startswith("demo:") else spec
         named = "demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2"

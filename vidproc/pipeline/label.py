@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -16,10 +17,12 @@ import pyarrow as pa
 from vidproc import __version__
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
+from vidproc.annotators.faces import Faces, Terms
 from vidproc.command import log
 from vidproc.errors import BudgetExceeded, LeaseLost, UsageError, VidprocError
 from vidproc.media.archive import list_archive
 from vidproc.models.restorer import Restorer, resolve_restorer
+from vidproc.pipeline.audit import audited
 from vidproc.pipeline.cluster import connected
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
@@ -28,6 +31,7 @@ from vidproc.pipeline.steps import Settings
 from vidproc.pipeline.stopping import TERMINATED, Stop, Stopped
 from vidproc.tables.commit import UNIT, Commits, replace_units
 from vidproc.tables.derive import derive
+from vidproc.tables.gallery import check_apart, read_gallery
 from vidproc.tables.parts import Part
 from vidproc.tables.plan import PlanSummary, make_plan
 from vidproc.tables.runs import RunStart, recover_runs, start_run, write_run
@@ -46,7 +50,11 @@ def run(config: LabelConfig) -> int:
         with _scratch(config.tables, run_id, local=True) as scratch:
             return preview(config, settings, _plan(config, settings, scratch), scratch)
     stop = Stop(config.stop_at)
-    with stop.listening(), Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits:
+    with (
+        stop.listening(),
+        Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits,
+        audited(config.tables, run_id, annotators),
+    ):
         for killed in recover_runs(commits):
             log("recovered", run=killed)
             _clear_scratch(config.tables, killed)
@@ -106,10 +114,24 @@ def chosen_annotators(config: LabelConfig) -> dict[str, Annotator]:
     if idle:
         raise UsageError(f"--weights names {', '.join(idle)}, which --annotators does not")
     restorer = _chosen_restorer(config)
+    factories = ANNOTATORS | {Faces.name: partial(Faces.from_spec, terms=_face_terms(config))}
     return {
-        name: ANNOTATORS[name](config.weights.get(name), allow_licences=config.allow_licences, restorer=restorer)
+        name: factories[name](config.weights.get(name), allow_licences=config.allow_licences, restorer=restorer)
         for name in config.annotators
     }
+
+
+def _face_terms(config: LabelConfig) -> Terms | None:
+    """On what terms faces are compared; None where the options do not say. Raises `UsageError`."""
+    if Faces.name not in config.annotators:
+        if config.gallery or config.purpose or config.keep_face_vectors:
+            raise UsageError("--gallery, --purpose and --keep-face-vectors are for faces, which --annotators lacks")
+        return None
+    if config.gallery is None or config.purpose is None:
+        return None
+    check_apart(config.gallery, config.tables)
+    gallery = read_gallery(config.gallery)
+    return Terms(gallery=gallery, purpose=config.purpose, keep_vectors=config.keep_face_vectors)
 
 
 def _chosen_restorer(config: LabelConfig) -> Restorer | None:

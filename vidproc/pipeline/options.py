@@ -1,4 +1,4 @@
-"""The options of the label job, in three groups, each beside what it is for."""
+"""The options of the label job, in four groups, each beside what it is for."""
 
 import datetime
 import re
@@ -92,6 +92,14 @@ class LabelOptions(Options):
         return {name: url for name, _, url in pairs}
 
 
+class FaceOptions(Options):
+    """On what terms faces are compared; without these the annotator `faces` is refused."""
+
+    gallery: str | None = Field(None, description="folder of the people whom faces may be of: see jobs/gallery.py")
+    purpose: str | None = Field(None, description="what faces are compared for: it goes to the audit trail")
+    keep_face_vectors: bool = Field(False, description="keep faces' vectors in the tables, to compare them again later")
+
+
 class ComputeOptions(Options):
     """What it may take."""
 
@@ -116,5 +124,5 @@ class ComputeOptions(Options):
         )
 
 
-class LabelConfig(ArchiveOptions, LabelOptions, ComputeOptions):
+class LabelConfig(ArchiveOptions, LabelOptions, FaceOptions, ComputeOptions):
     """All options of `jobs/label.py`."""

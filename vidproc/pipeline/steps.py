@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
-from vidproc.media.answers import checked_answer, clean_text
+from vidproc.media.answers import checked_answer, checked_text, clean_text
 from vidproc.media.decode import layout
+from vidproc.media.geometry import displayed_of
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import process_guard, run_verified
 from vidproc.media.limits import Limits
-from vidproc.media.samples import Samples
+from vidproc.media.samples import Samples, text_bytes, text_samples
 from vidproc.media.sampling import Span, owned_starts, segments
 from vidproc.media.sources import Source, open_source
 from vidproc.pipeline.rows import (
@@ -38,7 +39,7 @@ from vidproc.pipeline.rows import (
 )
 from vidproc.schema import ANNOTATION_TABLES, LEDGER, WHOLE_COVERAGE
 from vidproc.tables.parts import write_part
-from vidproc.views import Audio, View, view_to_json
+from vidproc.views import Audio, Text, View, view_to_json
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None =
 
 def usable_views(views: Sequence[View], facts: Mapping[str, Any]) -> list[View]:
     """The views that a video's streams can fill."""
-    return [view for view in views if facts["has_audio" if isinstance(view, Audio) else "has_picture"]]
+    needs = {Audio: "has_audio", Text: "has_text"}
+    return [view for view in views if facts[needs.get(type(view), "has_picture")]]
 
 
 def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
@@ -177,14 +179,19 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
         "segment": [span.start_us, span.end_us],
         "still": facts["still"],
         "frame_us": facts["frame_us"],
+        "shown": displayed_of(facts),
     }
     started = time.perf_counter()
     with open_source(_source(segment)) as opened:
         answer, output = run_verified(process_guard(settings.limits), "decode", request, opened, output_bytes=size)
     frame_us, coverage = checked_answer(answer, views, [shape for _, shape in places])
     memory = pa.py_buffer(output) if output is not None else pa.py_buffer(b"")
-    pixels = {}
+    pixels: dict[View, tuple[pa.Buffer, bytes]] = {}
     for view, (offset, shape), times in zip(views, places, frame_us, strict=True):
+        if isinstance(view, Text):
+            spans, whole = checked_text(answer, video=video, segment=span)
+            pixels[view] = (pa.py_buffer(text_bytes(spans, whole=whole)), b"")
+            continue
         length = int(np.prod(shape, dtype=np.int64)) * (2 if isinstance(view, Audio) else 1)
         pixels[view] = (memory.slice(offset, length), times.tobytes())
     spent = segment["decode_s"] or 0.0
@@ -265,7 +272,8 @@ class Annotate:
                 status, reason = "empty", _why_empty(annotator, samples)
             else:
                 partial = row["coverage"] is not None and row["coverage"] < WHOLE_COVERAGE
-                status, reason = ("partial", Damaged.reason) if partial else ("labelled", None)
+                reason = Damaged.reason if partial else annotation.reason
+                status = "labelled" if reason is None else "partial"
         return {
             **{key: row[key] for key in kept},
             "expected": row["expected"],
@@ -295,9 +303,12 @@ def _annotations(network: Network, given: list[dict[View, Samples]]) -> list[Ann
 
 
 def _why_empty(annotator: Annotator, samples: Mapping[View, Samples]) -> str:
-    if any(view in samples for view in annotator.views):
+    views = [view for view in annotator.views if not isinstance(view, Text)]
+    if not views:
+        return "no_text"
+    if any(view in samples for view in views):
         return "too_short"
-    return "no_sound" if all(isinstance(view, Audio) for view in annotator.views) else "no_picture"
+    return "no_sound" if all(isinstance(view, Audio) for view in views) else "no_picture"
 
 
 def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings) -> dict[View, Samples]:
@@ -311,6 +322,9 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
         value = batch[f"view{number}"][i]
         if not value.is_valid:
             continue
+        if isinstance(view, Text):
+            found[view] = text_samples(value.as_buffer().to_pybytes())
+            continue
         raw = np.frombuffer(value.as_buffer(), np.int16 if isinstance(view, Audio) else np.uint8)
         frame_us = np.frombuffer(batch[f"view{number}_us"][i].as_buffer(), np.int64)
         if isinstance(view, Audio):
@@ -320,7 +334,8 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
         starts = owned_starts(view, video=video, segment=span, still=facts["still"])
         ends = np.minimum(starts + view.span_us, max(video.end_us, video.start_us + 1))
         data = raw.reshape(len(starts), *view.sample_shape)
-        found[view] = Samples(starts, ends, frame_us.reshape(len(starts), len(view.offsets_us)), data)
+        frame_us = frame_us.reshape(len(starts), len(view.offsets_us))
+        found[view] = Samples(starts, ends, frame_us, data, shown=displayed_of(facts))
     return found
 
 

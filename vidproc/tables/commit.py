@@ -30,6 +30,7 @@ from vidproc.tables.store import Store
 
 Intent = dict[str, Any]
 UNIT = ("video_id", "annotator", "model_id")
+SCRUBBERS = 16
 
 
 def intent_path(n: int) -> str:
@@ -56,18 +57,18 @@ class Commits:
         self._heartbeat = Heartbeat(store, epoch, lease_s=lease_s, overtaken=self._overtaken)
 
     @classmethod
-    def open(cls, tables_url: str, *, run_id: str, lease_s: float = LEASE_S) -> Self:
+    def open(cls, tables_url: str, *, run_id: str, lease_s: float = LEASE_S, erases: bool = False) -> Self:
         """Take the lease, create missing tables, complete what an earlier driver left, and enter the takeover.
 
-        Raises LeaseLost if another driver is alive (watched for up to `lease_s`), TablesDamaged if log and tables
-        disagree.
+        `erases`: told to compactions, which do not begin meanwhile (see `announced.py`). Raises LeaseLost if another
+        driver is alive (watched for up to `lease_s`), TablesDamaged if log and tables disagree.
         """
         store = Store(tables_url)
-        tail = _tail(store)
+        tail = tail_of(store)
         if tail:
             epoch = tail[-1]["epoch"]
-            await_end(store, _claim(store, epoch), lease_s=lease_s)
-            tail = _tail(store)  # its last commits may have come while we watched
+            await_end(store, claim_of(store, epoch), lease_s=lease_s)
+            tail = tail_of(store)  # its last commits may have come while we watched
             if tail[-1]["epoch"] != epoch:
                 raise LeaseLost(
                     f"run {tail[-1]['run_id']} has just taken over the tables at {store.root}; wait for its end"
@@ -80,7 +81,7 @@ class Commits:
             _apply(store, deltas, intent)
         epoch = tail[-1]["n"] + 1 if tail else 1
         takeover = _intent(epoch, epoch=epoch, run_id=run_id)
-        takeover |= {"host": socket.gethostname(), "process": this_process(), "lease_s": lease_s}
+        takeover |= {"host": socket.gethostname(), "process": this_process(), "lease_s": lease_s, "erases": erases}
         _enter(store, takeover)
         return cls(store, run_id=run_id, epoch=epoch, lease_s=lease_s, deltas=deltas)
 
@@ -92,6 +93,17 @@ class Commits:
     def lost(self) -> bool:
         """Whether the heartbeat has seen a successor: then stop early; the next commit would raise LeaseLost anyway."""
         return self._heartbeat.lost.is_set()
+
+    @property
+    def newest(self) -> int:
+        """The number of this driver's newest commit; all tables hold it and those before."""
+        return self._next - 1
+
+    def check_held(self) -> None:
+        """Raise LeaseLost if there is a successor by now. Asks the store: `lost` says what the heartbeat last saw."""
+        if self._overtaken():
+            self._heartbeat.lost.set()
+            raise LeaseLost(f"another run has taken over the tables at {self.store.root}: run {self.run_id} stops")
 
     def commit(self, parts: Sequence[Part], *, replace: Mapping[str, pa.Table] | None = None) -> int:
         """Bring `parts` into their tables, all or (seen after any recovery) nothing. Returns the commit's number.
@@ -116,6 +128,22 @@ class Commits:
             self._unapplied = None
             self._next += 1
             return self._next - 1
+
+    def scrub(self) -> int:
+        """Empty the entries of the sequence that name replaced rows, once they are applied; returns how many.
+
+        For what is to be forgotten: their keys are ids. The entries themselves stay: they hold the sequence together.
+        """
+        self.check_held()
+        with ThreadPoolExecutor(SCRUBBERS) as pool:
+            return sum(pool.map(self._scrub, self.store.list(intent_path(0).partition("/")[0])))
+
+    def _scrub(self, path: str) -> bool:
+        intent = json.loads(self.store.get(path) or b"{}")
+        if not intent.get("replace") or intent["n"] > self.newest:
+            return False
+        self.store.put(path, json.dumps(intent | {"parts": [], "replace": {}}).encode())
+        return True
 
     def close(self) -> None:
         """Release the lease. May be called twice."""
@@ -155,15 +183,19 @@ def _enter(store: Store, intent: Intent) -> None:
         )
 
 
-def _claim(store: Store, epoch: int) -> Intent:
+def claim_of(store: Store, epoch: int) -> Intent:
+    """The takeover by which a driver got the lease: who it is and where it runs. Raises TablesDamaged."""
     claim = read_intent(store, epoch)
     if claim is None:
         raise TablesDamaged(f"{store.root}: {intent_path(epoch)} is gone; restore it from a backup")
     return claim
 
 
-def _tail(store: Store) -> list[Intent]:
-    """The end of the sequence, in order: from the last commit that the ledger holds (always complete) to the newest."""
+def tail_of(store: Store) -> list[Intent]:
+    """The end of the sequence, in order: from the last commit that the ledger holds (always complete) to the newest.
+
+    Raises TablesDamaged if the ledger holds a commit that the sequence lacks.
+    """
     applied = deltalog.version_of(DeltaTable(store.url_of(LEDGER.name))) if deltalog.exists(store, LEDGER) else 0
     tail = []
     n = max(applied, 1)

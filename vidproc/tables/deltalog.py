@@ -11,20 +11,29 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from vidproc.errors import TablesDamaged
-from vidproc.schema import Table
+from vidproc.errors import TablesDamaged, UsageError
+from vidproc.schema import TABLES, Table
 from vidproc.tables.parts import Part, write_part
 from vidproc.tables.store import Store, backoff_s
 
 APP = "vidproc"
 TRIES = 12
 REWRITE_BYTES = 128 * 2**20
+_ERASED = "vidproc-erased"
 _SOURCE = "__filename"  # pyarrow's name for the column that says which file a row is from
 
 
 def exists(store: Store, table: Table) -> bool:
     """Whether the table has a Delta log."""
     found: bool = DeltaTable.is_deltatable(store.url_of(table.name))
+    return found
+
+
+def existing(store: Store) -> list[Table]:
+    """The tables that are there. Raises UsageError if none is: the URL must be a wrong one."""
+    found = [table for table in TABLES.values() if exists(store, table)]
+    if not found:
+        raise UsageError(f"{store.root!r} holds no tables: give the --tables URL of a labelling run")
     return found
 
 
@@ -57,6 +66,67 @@ def version_of(delta: DeltaTable) -> int:
     return version or 0
 
 
+def live_parts(delta: DeltaTable) -> list[Part]:
+    """The files of the version that `delta` is at, oldest first. `rows` is -1 where the log does not say."""
+    table = str(delta.table_uri).rstrip("/").rpartition("/")[2]
+    added = pa.table(delta.get_add_actions()).select(["path", "size_bytes", "num_records", "modification_time"])
+    return [
+        Part(table, f"{table}/{path}", size_bytes, -1 if rows is None else rows)
+        for path, size_bytes, rows, _ in sorted(
+            (tuple(row.values()) for row in added.to_pylist()), key=lambda row: (row[3], row[0])
+        )
+    ]
+
+
+def erasures_of(delta: DeltaTable) -> int:
+    """How often files of this table were erased for good (see `raise_erasures`)."""
+    version: int | None = delta.transaction_version(_ERASED)
+    return version or 0
+
+
+def raise_erasures(table: Table, delta: DeltaTable) -> None:
+    """Leave a mark in the table's log: whatever wrote files before, without the lease, must not bring them in after."""
+    for attempt in range(TRIES):
+        delta.update_incremental()
+        properties = CommitProperties(
+            app_transactions=[Transaction(_ERASED, erasures_of(delta) + 1)], max_commit_retries=0
+        )
+        try:
+            delta.create_write_transaction([], "append", table.schema, commit_properties=properties)
+            delta.update_incremental()
+            return
+        except CommitFailedError:
+            time.sleep(backoff_s(attempt))
+    raise TablesDamaged(f"{delta.table_uri} was written by others {TRIES} times in a row: stop them, then rerun")
+
+
+def merge_once(
+    table: Table, delta: DeltaTable, *, old: Sequence[Part], new: Sequence[Part], erasures: int, told: Mapping[str, str]
+) -> bool:
+    """Put `new` in the place of `old`, which hold the same rows, in one version; or return False and do nothing.
+
+    False: not all of `old` are live any more, files were erased since `erasures` was read, or others are too busy. That
+    the table holds commit n stays as it is. As in `append_once`, each try is pinned to the state that was looked at.
+    """
+    now_ms = round(time.time() * 1000)
+    removed = [RemoveAction(_path_in(part), False, now_ms, size=part.bytes) for part in old]
+    added = [_add(part, data_change=False) for part in new]
+    properties = CommitProperties(custom_metadata=dict(told), max_commit_retries=0)
+    for attempt in range(TRIES):
+        delta.update_incremental()
+        live = {part.path for part in live_parts(delta)}
+        if {part.path for part in new} <= live:  # the reply to our last try was lost
+            return True
+        if erasures_of(delta) != erasures or not {part.path for part in old} <= live:
+            return False
+        try:
+            delta.create_write_transaction([*removed, *added], "append", table.schema, commit_properties=properties)
+            return True
+        except CommitFailedError:
+            time.sleep(backoff_s(attempt))
+    return False
+
+
 def append_once(
     store: Store, table: Table, delta: DeltaTable, *, n: int, parts: Sequence[Part], replace: pa.Table | None = None
 ) -> None:
@@ -87,13 +157,17 @@ def append_once(
         )
 
 
-def _add(part: Part) -> AddAction:
+def _path_in(part: Part) -> str:
+    return part.path.removeprefix(part.table + "/")
+
+
+def _add(part: Part, *, data_change: bool = True) -> AddAction:
     return AddAction(
-        path=part.path.removeprefix(part.table + "/"),
+        path=_path_in(part),
         size=part.bytes,
         partition_values={},
         modification_time=round(time.time() * 1000),
-        data_change=True,
+        data_change=data_change,
         stats=json.dumps({"numRecords": part.rows}),
     )
 

@@ -152,6 +152,8 @@ def _derive_units(
             own = {name: said[name].of(key) for name in annotator.reads}
             for name, found in annotator.over_video(own, parse_facts(unit["facts"], key[0])).items():
                 derived.setdefault(name, []).append(_with_common(unit, TABLES[name], found))
+                if found.num_rows and unit["status"] == "empty":  # its segments had nothing to say, the whole has
+                    unit |= {"status": "labelled", "reason": None}
     return units, {name: pa.concat_tables(pieces) for name, pieces in derived.items()}
 
 

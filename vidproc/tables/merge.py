@@ -16,7 +16,7 @@ def merge_status(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str | None]:
     states = {row["status"] for row in rows}
     reason = next((row["reason"] for row in rows if row["reason"]), None)
     if states <= {"labelled", "empty"}:
-        return ("labelled" if "labelled" in states else "empty"), None
+        return ("labelled", None) if "labelled" in states else ("empty", reason)
     if len(states) == 1:
         return states.pop(), reason
     return "partial", reason

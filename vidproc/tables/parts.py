@@ -31,10 +31,14 @@ def write_part(tables_url: str, table: Table, rows: pa.Table) -> Part:
     Delta would take the file as it is, and only its readers would notice.
     """
     check_rows(table, rows)
-    data = parquet_bytes(rows)
+    return put_part(tables_url, table, parquet_bytes(rows), rows=rows.num_rows)
+
+
+def put_part(tables_url: str, table: Table, data: bytes, *, rows: int) -> Part:
+    """Write a whole Parquet file of `rows` rows as one new file below `<tables_url>/<table>/`, by one PUT."""
     path = f"{table.name}/part-{uuid.uuid4().hex}.parquet"
     store_at(tables_url).put(path, data)
-    return Part(table=table.name, path=path, bytes=len(data), rows=rows.num_rows)
+    return Part(table=table.name, path=path, bytes=len(data), rows=rows)
 
 
 @lru_cache(maxsize=8)

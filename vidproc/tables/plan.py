@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vidproc.media.listing import LISTING
-from vidproc.schema import LEDGER, VIDEOS, WHOLE_VIDEO
+from vidproc.schema import FORGOTTEN, LEDGER, VIDEOS, WHOLE_VIDEO
 from vidproc.tables import sql
 from vidproc.tables.parts import parquet_bytes
 from vidproc.tables.store import Store
@@ -35,10 +35,11 @@ Reprocess = Literal["failed", "all"]
 class PlanSummary:
     """The plan in numbers.
 
-    `listed` videos (versions), of which `done` need nothing; `planned` videos get a state in this run unless it is cut
-    short: `deferred` of them are beyond `limit`, `derive_only` of them (listed or not) are decoded already and only
-    wait to be derived. The files of the plan hold the rest, planned − deferred − derive_only: `units` of (video,
-    annotator), `size_bytes` of sources, `video_hours_known` of film as far as earlier runs saw it (None: none of it).
+    `listed` videos (versions, less forgotten ones), of which `done` need nothing; `planned` videos get a state in this
+    run unless it is cut short: `deferred` of them are beyond `limit`, `derive_only` of them (listed or not) are decoded
+    already and only wait to be derived. The files of the plan hold the rest, planned − deferred − derive_only: `units`
+    of (video, annotator), `size_bytes` of sources, `video_hours_known` of film as far as earlier runs saw it (None:
+    none of it).
     """
 
     listed: int
@@ -66,7 +67,7 @@ def make_plan(
     files of schema PLAN with row groups of at most 1000 rows, and no file if nothing is to be done. A unit planned in
     spite of a finished ledger row (`reprocess`) has nothing `done`. `limit`: at most so many videos.
     """
-    with sql.session(tables_url, [LEDGER.name, VIDEOS.name]) as connection:
+    with sql.session(tables_url, [LEDGER.name, VIDEOS.name, FORGOTTEN.name]) as connection:
         connection.register("listing", sql.parquet_folder(listing_url, LISTING))
         units = pa.table({"annotator": list(wanted), "model_id": list(wanted.values())})
         connection.register("wanted", units.cast(pa.schema([("annotator", pa.string()), ("model_id", pa.string())])))
@@ -104,9 +105,11 @@ def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
     # What is reprocessed replaces all that the ledger holds of a unit, also of one that was only begun.
     done = "coalesce(done, [])" if reprocess is None else "[]"
     return [
+        f"CREATE TEMP TABLE no_more AS {sql.NO_MORE}",
         # Some videos are listed twice (overlapping archive URLs): the first place stands for all.
-        """CREATE TEMP TABLE listed AS
-        SELECT video_id, min({'uri': uri, 'member': member}) AS place FROM listing GROUP BY video_id""",
+        f"""CREATE TEMP TABLE listed AS
+        SELECT video_id, min({{'uri': uri, 'member': member}}) AS place FROM listing
+        WHERE {sql.PLACE} NOT IN (FROM no_more) GROUP BY video_id""",
         f"""CREATE TEMP TABLE finished AS
         SELECT video_id, annotator, model_id, arg_max(status, "at") AS status
         FROM ledger SEMI JOIN wanted USING (annotator, model_id) WHERE segment = {WHOLE_VIDEO} GROUP BY ALL""",

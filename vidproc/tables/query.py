@@ -50,6 +50,11 @@ VIEWS = {
                quality.* EXCLUDE (video_id, annotator, model_id, run_id, start_us, end_us)
         FROM quality SEMI JOIN latest_models USING (video_id, annotator, model_id)
              JOIN latest_videos USING (video_id)""",
+    "sound_kinds": """
+        SELECT uri, member, video_id, lower(label) AS kind, start_s, end_s, mean_score, annotator
+        FROM label_spans WHERE task = 'audio' AND lower(label) IN ('speech', 'music', 'silence')
+        UNION ALL
+        SELECT uri, member, video_id, 'silence', start_s, end_s, NULL, 'quality' FROM quality_spans WHERE silent""",
     "failures": f"""
         SELECT uri, member, video_id, latest_videos.status, latest_videos.reason, details.detail, latest_videos.coverage
         FROM latest_videos LEFT JOIN (

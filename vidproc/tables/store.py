@@ -6,7 +6,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -42,14 +43,30 @@ def backoff_s(attempt: int) -> float:
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """One file as storage shows it. `modified_s`: seconds since 1970 on the storage's clock."""
+
+    path: str
+    bytes: int
+    modified_s: float
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether this is what a killed (or a busy) writer has not yet given its name."""
+        return self.path.rpartition("/")[2].startswith(_TEMPORARY)
+
+
 class _Objects(Protocol):
-    """The five verbs, on full paths, without retries."""
+    """The verbs, on full paths, without retries."""
 
     def put(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
     def get(self, path: str) -> bytes | None: ...
     def list(self, prefix: str) -> list[str]: ...
+    def files(self, prefix: str) -> Sequence[StoredFile]: ...
     def size(self, path: str) -> int | None: ...
+    def old_versions(self, prefix: str) -> int: ...
     def delete(self, path: str) -> None: ...
     def transient(self, error: Exception) -> bool: ...
     def filesystem(self) -> Any: ...
@@ -108,9 +125,18 @@ class Store:
         paths = self._retry(lambda: self._objects.list(self.url_of(prefix.rstrip("/"))))
         return sorted(path.removeprefix(self.root + "/") for path in paths)
 
+    def files(self, prefix: str = "") -> Sequence[StoredFile]:
+        """All files in the folder `prefix` and below, temporary ones included, by path."""
+        found = self._retry(lambda: self._objects.files(self.url_of(prefix.rstrip("/"))))
+        return sorted((replace(file, path=file.path.removeprefix(self.root + "/")) for file in found), key=_path_of)
+
     def size(self, path: str) -> int | None:
         """The object's size in bytes, None if there is none."""
         return self._retry(lambda: self._objects.size(self.url_of(path)))
+
+    def old_versions(self) -> int:
+        """How many old versions of removed or replaced objects a bucket still keeps here; 0 where nothing does that."""
+        return self._retry(lambda: self._objects.old_versions(self.url_of()))
 
     def delete(self, path: str) -> None:
         """Remove an object; that there is none is fine."""
@@ -125,6 +151,15 @@ class Store:
                     raise
                 time.sleep(backoff_s(attempt))
         return request()
+
+
+def _path_of(file: StoredFile) -> str:
+    return file.path
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 class _LocalObjects:
@@ -152,11 +187,24 @@ class _LocalObjects:
         files = [path for path in Path(prefix).rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY)]
         return [str(path) for path in files]
 
+    def files(self, prefix: str) -> Sequence[StoredFile]:
+        found = []
+        for folder, _, names in os.walk(prefix, onerror=_raise_unless_gone):
+            for name in names:
+                path = f"{folder}/{name}"
+                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                    state = Path(path).stat()
+                    found.append(StoredFile(path, state.st_size, state.st_mtime))
+        return found
+
     def size(self, path: str) -> int | None:
         try:
             return Path(path).stat().st_size
         except FileNotFoundError:
             return None
+
+    def old_versions(self, prefix: str) -> int:  # noqa: ARG002
+        return 0
 
     def delete(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
@@ -214,12 +262,28 @@ class _S3Objects:
     def list(self, prefix: str) -> list[str]:
         return [f"s3://{path}" for path in self._fs.find(prefix)]
 
+    def files(self, prefix: str) -> Sequence[StoredFile]:
+        found = self._fs.find(prefix, detail=True)
+        return [
+            StoredFile(f"s3://{path}", info["size"], info["LastModified"].timestamp()) for path, info in found.items()
+        ]
+
     def size(self, path: str) -> int | None:
         try:
             size_bytes: int = self._fs.info(path)["size"]
         except FileNotFoundError:
             return None
         return size_bytes
+
+    def old_versions(self, prefix: str) -> int:
+        bucket, _, key = prefix.removeprefix("s3://").partition("/")
+        place, old = {"Bucket": bucket, "Prefix": f"{key}/"}, 0
+        while True:
+            page = self._fs.call_s3("list_object_versions", **place)
+            old += sum(not version["IsLatest"] for version in page.get("Versions", ()))
+            if not page.get("IsTruncated"):
+                return old
+            place |= {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from vidproc.annotators.actions import Actions
 from vidproc.annotators.objects import Objects
-from vidproc.annotators.rows import model_id
+from vidproc.annotators.sounds import Sounds
 from vidproc.command import log
 from vidproc.errors import UsageError
 from vidproc.models.sidecar import sidecar_text
@@ -191,7 +191,7 @@ def annotator_model_id(weights: Weights) -> str:
         return Actions(weights=weights).model_id
     if isinstance(weights.view, Frames):
         return Objects(weights=weights).model_id
-    return model_id(weights.architecture, weights=weights.sha256)
+    return Sounds(weights=weights).model_id
 
 
 def _named(config: OutputOptions) -> str:

@@ -20,7 +20,7 @@ from vidproc.media.glimpse import glimpses
 from vidproc.media.guard import Guard, process_guard
 from vidproc.media.sources import Source
 from vidproc.train.augment import Augment
-from vidproc.views import Audio, View
+from vidproc.views import Audio, SignalView
 
 _RANDOM, _AUGMENT = 1, 2
 """What a seed is for: the times of samples, or the changes to them."""
@@ -35,7 +35,7 @@ class Look:
     `sound_us`: how long a piece of sound is. `seed`: of the run.
     """
 
-    view: View
+    view: SignalView
     samples: int
     even: bool
     seed: int

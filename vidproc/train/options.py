@@ -11,7 +11,7 @@ from vidproc.command import Options
 from vidproc.models.spectrum import Listening
 from vidproc.train.optimisation import OptimiserOptions
 from vidproc.train.schedule import ScheduleOptions
-from vidproc.views import Clips, Frames, View, view_from_json
+from vidproc.views import Clips, Frames, SignalView, Text, view_from_json
 
 TaskName = Literal["single", "multi", "detection", "embedding", "restoration"]
 
@@ -79,12 +79,15 @@ class LookOptions(Options):
         picture = value.get("picture")
         if isinstance(picture, list | tuple):
             value = {**value, "picture": {"resize": list(picture)}}
-        view_from_json(value)
+        if isinstance(view_from_json(value), Text):
+            raise ValueError("networks are trained on frames, clips or audio, not on text")
         return value
 
     @property
-    def looks_at(self) -> View:
-        return view_from_json(self.view)
+    def looks_at(self) -> SignalView:
+        view = view_from_json(self.view)
+        assert not isinstance(view, Text)  # checked when made
+        return view
 
     @property
     def hears(self) -> Listening | None:

@@ -16,7 +16,7 @@ from vidproc.train.corruptions import CORRUPTIONS, SEVERITIES, Kind, corruptions
 from vidproc.train.feed import Feed, Look, Part
 from vidproc.train.scored import Scored, truth_of
 from vidproc.train.streams import Steps, prepare
-from vidproc.views import Audio, Clips, Frames, View
+from vidproc.views import Audio, Clips, Frames, SignalView
 
 _BATCH = 16
 _LIGHT_CPUS = 0.25
@@ -25,7 +25,7 @@ _LIGHT_CPUS = 0.25
 def scored(
     examples: pa.Table,
     weights: Weights,
-    view: View,
+    view: SignalView,
     *,
     samples: int,
     crops: int,

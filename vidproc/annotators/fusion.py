@@ -1,0 +1,189 @@
+"""What happens, by picture and sound together: embeddings of both through a small residual network into `labels` with
+task "event". A row speaks for a clip (or frame), judged with the sound around its middle.
+
+Where a video has no sound, or none but digital silence around a clip, the picture alone is judged, and where it has no
+picture, what is heard, on a grid of its own: no row is lost, and scores are as sure as half the evidence allows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vidproc.annotators.base import Annotation, Network, OfSegments
+from vidproc.annotators.classify import top_labels
+from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
+from vidproc.errors import UsageError
+from vidproc.media.samples import Samples
+from vidproc.media.windows import pieces, windows
+from vidproc.models.fuser import FusionWeights, resolve_fusion
+from vidproc.models.restorer import Restorer
+from vidproc.models.spectrum import Listening
+from vidproc.models.weights import Weights
+from vidproc.schema import LABELS
+from vidproc.views import MICROSECONDS, Audio, View, view_to_json
+
+Scores = npt.NDArray[np.float32]
+Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion(OfSegments):
+    """`picture`, `sound`: the networks whose embeddings are fused. `top_k`, `floor`, `batch`: as of a `Classifier`."""
+
+    name: ClassVar[str] = "fusion"
+    task: ClassVar[str] = "event"
+    version: ClassVar[int] = 1
+
+    weights: FusionWeights = field(repr=False)
+    picture: Weights = field(repr=False)
+    sound: Weights = field(repr=False)
+    top_k: int = 5
+    floor: float = 0.05
+    batch: int | None = None
+    restorer: Restorer | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_spec(
+        cls, weights: str | None = None, *, allow_licences: Sequence[str] = (), restorer: Restorer | None = None
+    ) -> Self:
+        """The annotator with the weights at that URL. Raises `UsageError` where none are named, or `WeightsError`."""
+        if weights is None:
+            raise UsageError(
+                "fusion has no weights of its own: train some with python -m vidproc.train.fusion, and give "
+                "--weights fusion=URL of what it left"
+            )
+        fused, picture, sound = resolve_fusion(weights, allow_licences=allow_licences)
+        return cls(weights=fused, picture=picture, sound=sound, restorer=restorer)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return (self.picture.view, self.sound.view)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (LABELS.name,)
+
+    @property
+    def model_id(self) -> str:
+        return model_id(
+            "fusion",
+            weights=[self.weights.sha256, self.picture.sha256, self.sound.sha256],
+            views=[view_to_json(view) for view in self.views],
+            version=self.version,
+            settings=[self.top_k, self.floor, self.weights.categories, sorted(self.weights.temperatures.items())],
+            restorer=None if self.restorer is None else self.restorer.sha256,
+        )
+
+    def label_rows(self, mean_scores: Scores) -> pa.Table:
+        """Columns task, label, label_id, score, rank: the best labels of a whole video's mean scores."""
+        return pa.table(self._labels(mean_scores[None])[1])
+
+    def rows(self, scores: Scores, start_us: Times, end_us: Times) -> pa.Table:
+        """Rows of the `labels` table (less the common columns) for scores [moments, labels]."""
+        moment, columns = self._labels(scores)
+        scope = {"scope": repeated("sample", len(moment))}
+        return rows_of(LABELS, {"start_us": start_us[moment], "end_us": end_us[moment], **scope, **columns})
+
+    def _labels(self, scores: Scores) -> tuple[Times, dict[str, pa.Array]]:
+        top = top_labels(scores, top_k=self.top_k, floors=self.floor)
+        return top.sample, {
+            "task": repeated(self.task, len(top.label_id)),
+            "label": pa.array(self.weights.categories, pa.string()).take(pa.array(top.label_id)),
+            "label_id": pa.array(top.label_id),
+            "score": pa.array(top.score),
+            "rank": pa.array(top.rank),
+        }
+
+    def load(self, device: str, *, compiled: bool = False) -> Network:
+        """The three networks on `device`. Raises `WeightsError`."""
+        from vidproc.annotators.fused import load_fused
+
+        return FusionAnnotator(self, load_fused(self, device, compiled=compiled))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What is judged of one segment, or of one example. `start_us`, `end_us`: int64 [moments].
+
+    `pictures`: one sample a moment, None where there is no picture. `sounds`: int16 [time, channels] of each moment;
+    () where there is no sound.
+    """
+
+    start_us: Times
+    end_us: Times
+    pictures: npt.NDArray[np.uint8] | None
+    sounds: Sequence[npt.NDArray[np.int16]]
+
+    @property
+    def heard(self) -> npt.NDArray[np.bool_]:
+        """Which moments have sound: more than digital silence, which is what gaps are filled with."""
+        if not self.sounds:
+            return np.zeros(len(self.start_us), bool)
+        return np.array([piece.any() for piece in self.sounds], bool)
+
+
+def sound_starts(start_us: Times, end_us: Times, *, first_us: int, last_us: int, length_us: int) -> Times:
+    """When the sound around each moment's middle starts, moved just so far that it lies in first_us..last_us."""
+    return ((start_us + end_us - length_us) // 2).clip(first_us, max(first_us, last_us - length_us))
+
+
+def moments(picture: Samples | None, sound: Samples | None, view: Audio, listening: Listening) -> Moments | None:
+    """The moments of one segment: its clips, else the steps of its sound that are heard; None if there is neither."""
+    heard = sound is not None and len(sound) > 0 and sound.data.size > 0
+    length_us = listening.sound_us
+    if picture is not None and len(picture):
+        if not heard:
+            return Moments(picture.start_us, picture.end_us, picture.data, ())
+        assert sound is not None
+        first_us, last_us = int(sound.start_us[0]), int(sound.end_us[0])
+        at = sound_starts(picture.start_us, picture.end_us, first_us=first_us, last_us=last_us, length_us=length_us)
+        around = pieces(sound.data, view, offsets_us=(at - first_us).tolist(), length_us=length_us)
+        return Moments(picture.start_us, picture.end_us, picture.data, around)
+    if not heard:
+        return None
+    assert sound is not None
+    found = windows(sound, view, length_us=length_us, stride_us=round(listening.stride_s * MICROSECONDS))
+    around = pieces(sound.data, view, offsets_us=found.offsets_us[found.window].tolist(), length_us=length_us)
+    some = [i for i, piece in enumerate(around) if piece.any()]
+    if not some:
+        return None
+    return Moments(found.start_us[some], found.end_us[some], None, [around[i] for i in some])
+
+
+class Judge(Protocol):
+    """What turns moments into scores: `fused.Fused` on a device, or a fake in a test."""
+
+    def scores(self, given: Sequence[Moments]) -> list[Scores]:
+        """One array [moments, labels] for each."""
+
+
+class FusionAnnotator:
+    """`Fusion` with its networks on a device."""
+
+    def __init__(self, fusion: Fusion, judge: Judge) -> None:
+        self.fusion = fusion
+        self.judge = judge
+
+    def annotate(self, segments: Sequence[Mapping[View, Samples]]) -> list[Annotation]:
+        """One annotation per segment, in order. Raises `NotFinite` rather than hand on a score that is no number."""
+        found = [self._moments(segment) for segment in segments]
+        scores: Iterator[Scores] = iter(self.judge.scores([one for one in found if one is not None]))
+        return [self._annotation(one, None if one is None else next(scores)) for one in found]
+
+    def _moments(self, segment: Mapping[View, Samples]) -> Moments | None:
+        sound = self.fusion.sound
+        assert isinstance(sound.view, Audio) and sound.listening is not None  # checked when resolved
+        return moments(segment.get(self.fusion.picture.view), segment.get(sound.view), sound.view, sound.listening)
+
+    def _annotation(self, given: Moments | None, scores: Any) -> Annotation:
+        if given is None:
+            return Annotation(rows={LABELS.name: no_rows(LABELS)})
+        return Annotation(
+            rows={LABELS.name: self.fusion.rows(scores, given.start_us, given.end_us)},
+            samples=len(scores),
+            tally=scores.sum(axis=0, dtype=np.float64).astype(np.float32),
+        )
