@@ -116,4 +116,5 @@ def _overlaps(one: list[tuple[float, ...]], other: list[tuple[float, ...]]) -> n
     common = np.prod(np.maximum(high - low, 0), axis=2)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None] - common
-    return common / np.maximum(union, 1e-12)
+    shares: npt.NDArray[np.float64] = common / np.maximum(union, 1e-12)
+    return shares

@@ -94,13 +94,13 @@ def output_network() -> CascadeNetwork:
     """[n, 3, 48, 48] → face or not [n, 2], how to move the box [n, 4], five x then five y in shares of it [n, 10]."""
     layers = _layers((32, 3), (64, 3), (64, 3), (128, 2), pools=(3, 3, 2))
     layers |= {"flatten": FlattenByColumns(), "dense5": nn.Linear(1152, 256), "prelu5": nn.PReLU(256)}
-    heads = {f"dense6_{i}": nn.Linear(256, outputs) for i, outputs in ((1, 2), (2, 4), (3, 10))}
+    heads: dict[str, nn.Module] = {f"dense6_{i}": nn.Linear(256, outputs) for i, outputs in ((1, 2), (2, 4), (3, 10))}
     return CascadeNetwork(layers, heads)
 
 
 def _loaded(network: CascadeNetwork, file: File, detector: FaceDetector, device: torch.device) -> CascadeNetwork:
-    about = {"licence": detector.licence, "provenance": detector.provenance}
-    saved = load_saved(Checkpoint(url=file.url, sha256=file.sha256, **about))
+    told = Checkpoint(url=file.url, sha256=file.sha256, licence=detector.licence, provenance=detector.provenance)
+    saved = load_saved(told)
     try:
         network.load_state_dict(named_state(saved, layout="torchvision", network=network), strict=True)
     except (RuntimeError, ValueError) as error:
@@ -131,7 +131,7 @@ class Mtcnn:
         face, move, points = self._apply(2, x, frame, squares, 48)
         scores = face.softmax(1)[:, 1]
         boxes = _moved(squares, move)
-        places = squares[:, None, :2] + points.unflatten(1, (2, 5)).mT * _sizes(squares)[:, None]
+        places = squares[:, None, :2] + points.reshape(-1, 2, 5).mT * _sizes(squares)[:, None]
         centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes.new_tensor([x.shape[3], x.shape[2]])
         sure = (scores >= self.detector.thresholds[2]) & ((centre > 0) & (centre < size)).all(dim=1)
         columns = [column[sure].cpu().numpy() for column in (frame, boxes, places, scores)]
@@ -177,7 +177,7 @@ class Mtcnn:
     def _apply(self, which: int, x: Tensor, frame: Tensor, boxes: Tensor, side: int) -> list[Tensor]:
         """The network's outputs for each box, cut out as squares of `side`; what lies outside the frame is grey."""
         rois = torch.cat([frame[:, None].to(boxes.dtype), boxes], dim=1)
-        pieces = rois.split(_FACES_AT_ONCE)
+        pieces = torch.split(rois, _FACES_AT_ONCE)
         if not len(rois):
             pieces = (rois.new_tensor([[0, 0, 0, 1, 1]]),)
         outputs = [self._nets[which](roi_align(x, piece, side, aligned=True)) for piece in pieces]
