@@ -79,6 +79,15 @@ def test_every_table_and_view_answers(connection: Any, name: str) -> None:
     assert rows.num_rows > 0 or name in NOT_FILLED
 
 
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_readmes_questions_can_be_asked(connection: Any, number: int) -> None:
+    asked = README.read_text().split("```sql\n")[1].split("```")[0].split(";\n")
+    assert len(asked) == 6 and run_query(connection, asked[number]).num_columns >= 3
+
+
 def test_label_spans_merge_adjacent_samples_of_the_latest_model(connection: Any) -> None:
     query = "SELECT uri, label, start_s, end_s, samples, best_score FROM label_spans ORDER BY label, start_s"
     assert ask(connection, query) == [
