@@ -17,6 +17,11 @@ PLANTED = Path(__file__).parent / "poison"
 """A `sitecustomize` that plants faults in the decoding sandbox, for files that carry a marker."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the session's Ray comes last: tests of the decoder's wall kill and count this process's children."""
+    items.sort(key=lambda item: "ray_cluster" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Ray with two CPUs for the whole session: `label.run` in this process joins it and need not start its own.

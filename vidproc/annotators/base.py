@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vidproc.annotators.rows import model_id
+from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
-from vidproc.views import View
+from vidproc.models.restorer import Restorer
+from vidproc.views import View, view_to_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,35 @@ class OfSegments:
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
         return {}
+
+
+class WithoutWeights(OfSegments):
+    """For annotators that measure or read: their views and their code's version are all that there is of a model."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    architecture: ClassVar[str] = "signal"
+
+    @classmethod
+    def from_spec(
+        cls,
+        weights: str | None = None,
+        *,
+        allow_licences: Sequence[str] = (),  # noqa: ARG003
+        restorer: Restorer | None = None,  # noqa: ARG003  what is measured is the picture as it is
+    ) -> Self:
+        """Raises `UsageError` when weights are named: there are none."""
+        if weights is not None:
+            raise UsageError(f"{cls.name} works without a network and has no weights: leave out {cls.name}={weights}")
+        return cls()
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        raise NotImplementedError
+
+    @property
+    def model_id(self) -> str:
+        return model_id(self.architecture, views=[view_to_json(view) for view in self.views], version=self.version)
 
 
 class Annotator(Protocol):

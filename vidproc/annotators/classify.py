@@ -2,7 +2,7 @@
 side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -140,6 +140,21 @@ class Classifier(OfSegments):
             "score": pa.array(columns.score),
             "rank": pa.array(columns.rank),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameClassifier(Classifier):
+    """Of single frames. `fps`: frames looked at in a second; None keeps what the weights' view says."""
+
+    kind: ClassVar[type[Frames]] = Frames
+
+    fps: float | None = None
+
+    @property
+    def view(self) -> Frames:
+        view = self.weights.view
+        assert isinstance(view, Frames)  # checked when made
+        return view if self.fps is None else replace(view, fps=self.fps)
 
 
 @dataclass(frozen=True, eq=False)

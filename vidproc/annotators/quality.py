@@ -7,19 +7,17 @@ either, and a number that looks like one would mislead.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vidproc.annotators.base import Annotation, Network, OfSegments
-from vidproc.annotators.rows import model_id, no_rows, rows_of
-from vidproc.errors import UsageError
+from vidproc.annotators.base import Annotation, Network, WithoutWeights
+from vidproc.annotators.rows import no_rows, rows_of
 from vidproc.media.samples import Samples
-from vidproc.models.restorer import Restorer
 from vidproc.schema import QUALITY
-from vidproc.views import Audio, Frames, Picture, View, view_to_json
+from vidproc.views import Audio, Frames, Picture, View
 
 if TYPE_CHECKING:
     from vidproc.annotators.signals import FrameMeasures
@@ -38,30 +36,13 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Quality(OfSegments):
+class Quality(WithoutWeights):
     """The signal measures: no weights, no labels."""
 
     name: ClassVar[str] = "quality"
     version: ClassVar[int] = 1
     frames: ClassVar[Frames] = Frames(fps=4, picture=Picture(resize=(180, 320), colour="gray"))
     audio: ClassVar[Audio] = Audio(rate=48_000, channels=2)
-
-    @classmethod
-    def from_spec(
-        cls,
-        weights: str | None = None,
-        *,
-        allow_licences: Sequence[str] = (),  # noqa: ARG003
-        restorer: Restorer | None = None,  # noqa: ARG003  noise is one of the things that are measured here
-    ) -> Self:
-        """Raises `UsageError` when weights are named: there are none."""
-        if weights is not None:
-            raise UsageError(f"quality measures signals and has no weights: leave out quality={weights}")
-        return cls()
-
-    @property
-    def model_id(self) -> str:
-        return model_id("signal", views=[view_to_json(view) for view in self.views], version=self.version)
 
     @property
     def tables(self) -> tuple[str, ...]:

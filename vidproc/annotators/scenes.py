@@ -1,16 +1,13 @@
 """Where it is: an image residual network that knows places, on single frames, fills `labels` with task "scene"."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from vidproc.annotators.classify import Classifier
-from vidproc.views import Frames
+from vidproc.annotators.classify import FrameClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes(Classifier):
-    """`fps`: frames looked at in a second; None keeps what the weights' view says."""
-
+class Scenes(FrameClassifier):
     name: ClassVar[str] = "scenes"
     suggestion: ClassVar[str] = (
         "scenes=places365:resnet18 (or resnet50, densenet161: 365 places, licence CC-BY-4.0, fetched from CSAIL) or "
@@ -18,12 +15,3 @@ class Scenes(Classifier):
         "jobs/train.py leaves one"
     )
     task: ClassVar[str] = "scene"
-    kind: ClassVar[type[Frames]] = Frames
-
-    fps: float | None = None
-
-    @property
-    def view(self) -> Frames:
-        view = self.weights.view
-        assert isinstance(view, Frames)  # checked when made
-        return view if self.fps is None else replace(view, fps=self.fps)

@@ -9,19 +9,17 @@ from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from vidproc.annotators.base import Annotation, Network
-from vidproc.annotators.rows import model_id, no_rows, rows_of
+from vidproc.annotators.base import Annotation, Network, WithoutWeights
+from vidproc.annotators.rows import no_rows, rows_of
 from vidproc.annotators.transitions import CONTEXT, is_flat, transitions
-from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
-from vidproc.models.restorer import Restorer
 from vidproc.schema import SHOTS
-from vidproc.views import Clips, Picture, View, view_to_json
+from vidproc.views import Clips, Picture, View
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,7 +32,7 @@ _STRIDE = 2 * CONTEXT
 
 
 @dataclass(frozen=True)
-class Shots:
+class Shots(WithoutWeights):
     """The boundaries of shots: no weights, no labels.
 
     A segment's rows are provisional; `over_video` makes the shots of them. Their `shot` counts the segment's
@@ -53,23 +51,6 @@ class Shots:
     reads: ClassVar[tuple[str, ...]] = (SHOTS.name,)
     replaces: ClassVar[tuple[str, ...]] = (SHOTS.name,)
 
-    @classmethod
-    def from_spec(
-        cls,
-        weights: str | None = None,
-        *,
-        allow_licences: Sequence[str] = (),  # noqa: ARG003
-        restorer: Restorer | None = None,  # noqa: ARG003  it leaves cuts where they are
-    ) -> Self:
-        """Raises `UsageError` when weights are named: there are none."""
-        if weights is not None:
-            raise UsageError(f"shots compares pictures and has no weights: leave out shots={weights}")
-        return cls()
-
-    @property
-    def model_id(self) -> str:
-        return model_id("signal", views=[view_to_json(view) for view in self.views], version=self.version)
-
     @property
     def tables(self) -> tuple[str, ...]:
         return (SHOTS.name,)
@@ -77,9 +58,6 @@ class Shots:
     @property
     def views(self) -> tuple[View, ...]:
         return (self.clips,)
-
-    def label_rows(self, mean_scores: "npt.NDArray[np.float32]") -> pa.Table | None:  # noqa: ARG002
-        return None
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:
         """The shots, numbered from 0, from the video's start to its end without gap: none where nothing was seen.

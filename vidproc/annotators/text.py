@@ -7,20 +7,19 @@ frames would need character recognition, and give no rows. `videos.has_subtitles
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vidproc.annotators.base import Annotation, Network, OfSegments
-from vidproc.annotators.rows import model_id, no_rows, rows_of
-from vidproc.errors import TooLarge, UsageError
+from vidproc.annotators.base import Annotation, Network, WithoutWeights
+from vidproc.annotators.rows import no_rows, rows_of
+from vidproc.errors import TooLarge
 from vidproc.media.markup import MOST_CHARACTERS, sanitised
 from vidproc.media.samples import CHAPTER, Samples
-from vidproc.models.restorer import Restorer
 from vidproc.schema import TEXT
-from vidproc.views import Text, View, view_to_json
+from vidproc.views import Text, View
 
 METADATA = -1
 """The `stream` of metadata, as of chapters: they are the container's own."""
@@ -36,30 +35,14 @@ _PROGRAMS = {
 
 
 @dataclass(frozen=True)
-class WrittenText(OfSegments):
+class WrittenText(WithoutWeights):
     """Reads what is written: no weights, no labels."""
 
     name: ClassVar[str] = "text"
     version: ClassVar[int] = 1
+    architecture: ClassVar[str] = "written"
     view: ClassVar[Text] = Text()
     reads: ClassVar[tuple[str, ...]] = (TEXT.name,)
-
-    @classmethod
-    def from_spec(
-        cls,
-        weights: str | None = None,
-        *,
-        allow_licences: Sequence[str] = (),  # noqa: ARG003
-        restorer: Restorer | None = None,  # noqa: ARG003
-    ) -> Self:
-        """Raises `UsageError` when weights are named: there are none."""
-        if weights is not None:
-            raise UsageError(f"text reads what is written and has no weights: leave out text={weights}")
-        return cls()
-
-    @property
-    def model_id(self) -> str:
-        return model_id("written", views=[view_to_json(view) for view in self.views], version=self.version)
 
     @property
     def tables(self) -> tuple[str, ...]:
