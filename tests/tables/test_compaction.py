@@ -283,6 +283,7 @@ def test_compactions_and_erasers_exclude_each_other(tmp_path: Path) -> None:
         list(compact(url, lease_s=1.0))  # a label job is no eraser
 
 
+@pytest.mark.slow
 def test_killed_at_every_step(tmp_path: Path) -> None:
     base, work = tmp_path / "base", tmp_path / "work"
     work.mkdir()

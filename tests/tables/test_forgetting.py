@@ -314,7 +314,7 @@ def killed(tmp_path: Path, verb: str, who: str, *, stride: int) -> None:
 
 @pytest.mark.parametrize(("verb", "who"), VERBS)
 def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, verb: str, who: str) -> None:
-    killed(tmp_path, verb, who, stride=5)
+    killed(tmp_path, verb, who, stride=20)
 
 
 @pytest.mark.slow
