@@ -176,6 +176,21 @@ def test_coco_s_numbers_without_a_name_are_left_out() -> None:
     assert sum(place < 0 for place in outputs) == 11
 
 
+def published(path: Path, name: str, **outputs: Any) -> PublishedDetector:
+    """The checkpoint there, as one of torchvision's names would describe it. `outputs`: and `categories`."""
+    return PublishedDetector(
+        url=str(path),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        licence="MIT",
+        provenance="a test",
+        architecture=name,
+        view=VIEW,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        **outputs,
+    )
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_published_networks_load_and_their_gaps_are_dropped(name: str, tmp_path: Path) -> None:
     """With random weights: here nothing can be downloaded. As published with frozen norms, which count no batches."""
@@ -186,18 +201,7 @@ def test_published_networks_load_and_their_gaps_are_dropped(name: str, tmp_path:
     state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(state if "mobilenet" in name else network.state_dict(), tmp_path / "net.pth")
     categories, outputs = without_gaps(["__background__", *(f"c{i}" if i % 3 else "N/A" for i in range(90))])
-    described = PublishedDetector(
-        url=str(tmp_path / "net.pth"),
-        sha256=hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest(),
-        licence="MIT",
-        provenance="a test",
-        architecture=name,
-        categories=categories,
-        outputs=outputs,
-        view=VIEW,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-    )
+    described = published(tmp_path / "net.pth", name, categories=categories, outputs=outputs)
     loaded = load_detector(described, "cpu")
     assert isinstance(loaded, Published)
     for key, value in network.state_dict().items():
@@ -218,18 +222,7 @@ def test_a_published_network_runs_on_the_device(tmp_path: Path) -> None:
     torch.manual_seed(0)
     name = "fasterrcnn_mobilenet_v3_large_320_fpn"
     torch.save(get_model(name, weights=None, weights_backbone=None).state_dict(), tmp_path / "net.pth")
-    described = PublishedDetector(
-        url=str(tmp_path / "net.pth"),
-        sha256=hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest(),
-        licence="MIT",
-        provenance="a test",
-        architecture=name,
-        categories=("a",),
-        outputs=(-1, *[0] * 90),
-        view=VIEW,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-    )
+    described = published(tmp_path / "net.pth", name, categories=("a",), outputs=(-1, *[0] * 90))
     pixels = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), dtype=np.uint8)
     [found] = load_finder(described, device="cpu", batch=None).boxes([pixels])
     assert found.shape == (1, MOST, 6) and (found[..., 4] <= 1).all()

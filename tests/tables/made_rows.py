@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable
 
 from vidproc.annotators.base import OfSegments
 from vidproc.media.listing import LISTING
 from vidproc.schema import LABELS, LEDGER, TABLES, Table
+from vidproc.tables import commit
+from vidproc.tables.commit import Commits
 from vidproc.tables.parts import Part, parquet_bytes, write_part
 from vidproc.tables.store import Store
 
@@ -106,6 +109,18 @@ def segment_parts(url: str, video_id: str, segments: Sequence[int], *, n_segment
         part(url, LABELS, label_rows(video_id, segments, **common)),
         part(url, LEDGER, ledger_rows(video_id, segments, n_segments=n_segments, **changed)),
     ]
+
+
+def entered_only(url: str, parts: list[Part], patch: pytest.MonkeyPatch) -> None:
+    """A commit that is in the sequence, and in no table: its driver failed between the two."""
+
+    def failing(*_: Any) -> None:
+        raise OSError("made up")
+
+    with patch.context() as inner, Commits.open(url, run_id="run-2") as commits:
+        inner.setattr(commit, "_apply", failing)
+        with pytest.raises(OSError, match="made up"):
+            commits.commit(parts)
 
 
 WHEN = ("at", "labelled_at", "started_at", "ended_at")

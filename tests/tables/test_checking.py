@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
-from made_rows import FakeAnnotator, label_rows, ledger_rows, part, segment_parts
+from made_rows import FakeAnnotator, entered_only, label_rows, ledger_rows, part, segment_parts
 
 from vidproc.errors import TablesDamaged, UsageError
 from vidproc.schema import FACES, LABELS, LEDGER, QUALITY, RUNS, TABLES, TEXT, VIDEOS, WHOLE_VIDEO, Table
-from vidproc.tables import commit as commit_module
 from vidproc.tables import deltalog
 from vidproc.tables.checking import OF_SEGMENTS, check
 from vidproc.tables.commit import Commits
@@ -224,10 +223,7 @@ def test_beside_a_commit_one_moment_is_looked_at(tmp_path: Path, monkeypatch: py
 def test_a_commit_left_half_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path)
     label(url)
-    with monkeypatch.context() as patch, Commits.open(url, run_id="run-2") as commits:
-        patch.setattr(commit_module, "_apply", lambda *_: (_ for _ in ()).throw(OSError("made up")))
-        with pytest.raises(OSError, match="made up"):
-            commits.commit(segment_parts(url, "d", [0], n_segments=2))
+    entered_only(url, segment_parts(url, "d", [0], n_segments=2), monkeypatch)
     monkeypatch.setattr("vidproc.tables.checking.backoff_s", lambda attempt: 0.0)
     with pytest.raises(TablesDamaged, match="of run run-2 is in some tables only"):
         check(url)

@@ -56,6 +56,7 @@ class WithoutWeights(OfSegments):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    views: ClassVar[tuple[View, ...]]
     architecture: ClassVar[str] = "signal"
 
     @classmethod
@@ -70,10 +71,6 @@ class WithoutWeights(OfSegments):
         if weights is not None:
             raise UsageError(f"{cls.name} works without a network and has no weights: leave out {cls.name}={weights}")
         return cls()
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        raise NotImplementedError
 
     @property
     def model_id(self) -> str:

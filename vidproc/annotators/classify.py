@@ -114,7 +114,7 @@ class Classifier(OfSegments):
     def label_rows(self, mean_scores: Scores) -> pa.Table:
         """Columns task, label, label_id, score, rank: the best labels of a whole video's mean scores."""
         columns = top_labels(mean_scores[None], top_k=self.top_k, floors=self.floors)
-        return pa.table(self._label_columns(columns))
+        return pa.table(columns.labels(self.task, self.weights.categories))
 
     def load(self, device: str, *, compiled: bool = False) -> Network:
         """The network on `device`. Raises `WeightsError`."""
@@ -130,16 +130,7 @@ class Classifier(OfSegments):
         columns = top_labels(scores, top_k=self.top_k, floors=self.floors)
         spans = {"start_us": samples.start_us[columns.sample], "end_us": samples.end_us[columns.sample]}
         scope = {"scope": repeated("sample", len(columns.sample))}
-        return rows_of(LABELS, {**spans, **scope, **self._label_columns(columns)})
-
-    def _label_columns(self, columns: "TopLabels") -> dict[str, pa.Array]:
-        return {
-            "task": repeated(self.task, len(columns.label_id)),
-            "label": pa.array(self.weights.categories, pa.string()).take(pa.array(columns.label_id)),
-            "label_id": pa.array(columns.label_id),
-            "score": pa.array(columns.score),
-            "rank": pa.array(columns.rank),
-        }
+        return rows_of(LABELS, {**spans, **scope, **columns.labels(self.task, self.weights.categories)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +156,16 @@ class TopLabels:
     label_id: npt.NDArray[np.int32]
     score: Scores
     rank: npt.NDArray[np.int32]
+
+    def labels(self, task: str, categories: Sequence[str]) -> dict[str, pa.Array]:
+        """The columns of the `labels` table that say what, not when."""
+        return {
+            "task": repeated(task, len(self.label_id)),
+            "label": pa.array(categories, pa.string()).take(pa.array(self.label_id)),
+            "label_id": pa.array(self.label_id),
+            "score": pa.array(self.score),
+            "rank": pa.array(self.rank),
+        }
 
 
 def top_labels(scores: Scores, *, top_k: int, floors: Scores | float) -> TopLabels:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidproc.annotators.base import Annotation
+from vidproc.annotators.rows import no_rows
 from vidproc.annotators.upload import as_tensor
 from vidproc.errors import NotFinite
 from vidproc.media.geometry import Place, place
@@ -18,6 +19,7 @@ from vidproc.models.alignment import similarity, template
 from vidproc.models.embedding import Embeddings, sharpness
 from vidproc.models.mtcnn import FrameFaces, Mtcnn
 from vidproc.models.recogniser import FaceRecogniser
+from vidproc.schema import FACES
 from vidproc.views import View
 
 if TYPE_CHECKING:
@@ -123,9 +125,7 @@ class FacesNetwork:
         for segment in segments:
             samples = segment.get(self.faces.recogniser.view)
             if samples is None or not len(samples):
-                yield Annotation(rows={table: self.faces.no_rows() for table in self.faces.tables})
+                yield Annotation(rows={FACES.name: no_rows(FACES)})
                 continue
             found = self.finder.find(samples.data, shown=samples.shown)
-            yield Annotation(
-                rows={table: self.faces.rows(found, samples) for table in self.faces.tables}, samples=len(samples)
-            )
+            yield Annotation(rows={FACES.name: self.faces.rows(found, samples)}, samples=len(samples))

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vidproc.annotators.base import Network, OfSegments
 from vidproc.annotators.face_tracks import voted
-from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
+from vidproc.annotators.rows import model_id, repeated, rows_of
 from vidproc.errors import UsageError, WeightsError
 from vidproc.media.samples import Samples
 from vidproc.models.gallery import Gallery, match
@@ -108,9 +108,6 @@ class Faces(OfSegments):
         from vidproc.annotators.face_network import FacesNetwork
 
         return FacesNetwork(self, device)
-
-    def no_rows(self) -> pa.Table:
-        return no_rows(FACES)
 
     def rows(self, found: "Found", samples: Samples) -> pa.Table:
         """Rows of the `faces` table, less the common columns, each decided by its own frame alone."""

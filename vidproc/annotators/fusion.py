@@ -80,23 +80,15 @@ class Fusion(OfSegments):
 
     def label_rows(self, mean_scores: Scores) -> pa.Table:
         """Columns task, label, label_id, score, rank: the best labels of a whole video's mean scores."""
-        return pa.table(self._labels(mean_scores[None])[1])
+        best = top_labels(mean_scores[None], top_k=self.top_k, floors=self.floor)
+        return pa.table(best.labels(self.task, self.weights.categories))
 
     def rows(self, scores: Scores, start_us: Times, end_us: Times) -> pa.Table:
         """Rows of the `labels` table (less the common columns) for scores [moments, labels]."""
-        moment, columns = self._labels(scores)
-        scope = {"scope": repeated("sample", len(moment))}
-        return rows_of(LABELS, {"start_us": start_us[moment], "end_us": end_us[moment], **scope, **columns})
-
-    def _labels(self, scores: Scores) -> tuple[Times, dict[str, pa.Array]]:
-        top = top_labels(scores, top_k=self.top_k, floors=self.floor)
-        return top.sample, {
-            "task": repeated(self.task, len(top.label_id)),
-            "label": pa.array(self.weights.categories, pa.string()).take(pa.array(top.label_id)),
-            "label_id": pa.array(top.label_id),
-            "score": pa.array(top.score),
-            "rank": pa.array(top.rank),
-        }
+        best = top_labels(scores, top_k=self.top_k, floors=self.floor)
+        spans = {"start_us": start_us[best.sample], "end_us": end_us[best.sample]}
+        scope = {"scope": repeated("sample", len(best.sample))}
+        return rows_of(LABELS, {**spans, **scope, **best.labels(self.task, self.weights.categories)})
 
     def load(self, device: str, *, compiled: bool = False) -> Network:
         """The three networks on `device`. Raises `WeightsError`."""

@@ -43,14 +43,8 @@ class Quality(WithoutWeights):
     version: ClassVar[int] = 1
     frames: ClassVar[Frames] = Frames(fps=4, picture=Picture(resize=(180, 320), colour="gray"))
     audio: ClassVar[Audio] = Audio(rate=48_000, channels=2)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return (QUALITY.name,)
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        return (self.frames, self.audio)
+    views: ClassVar[tuple[View, ...]] = (frames, audio)
+    tables: ClassVar[tuple[str, ...]] = (QUALITY.name,)
 
     def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  there is nothing to compile
         return QualityNetwork(device)

@@ -48,16 +48,10 @@ class Shots(WithoutWeights):
         stride_s=_STRIDE / 64,
         picture=Picture(resize=(24, 40), interpolation="area"),
     )
-    reads: ClassVar[tuple[str, ...]] = (SHOTS.name,)
-    replaces: ClassVar[tuple[str, ...]] = (SHOTS.name,)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return (SHOTS.name,)
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        return (self.clips,)
+    views: ClassVar[tuple[View, ...]] = (clips,)
+    tables: ClassVar[tuple[str, ...]] = (SHOTS.name,)
+    reads: ClassVar[tuple[str, ...]] = tables
+    replaces: ClassVar[tuple[str, ...]] = tables
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:
         """The shots, numbered from 0, from the video's start to its end without gap: none where nothing was seen.

@@ -42,15 +42,9 @@ class WrittenText(WithoutWeights):
     version: ClassVar[int] = 1
     architecture: ClassVar[str] = "written"
     view: ClassVar[Text] = Text()
-    reads: ClassVar[tuple[str, ...]] = (TEXT.name,)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return (TEXT.name,)
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        return (self.view,)
+    views: ClassVar[tuple[View, ...]] = (view,)
+    tables: ClassVar[tuple[str, ...]] = (TEXT.name,)
+    reads: ClassVar[tuple[str, ...]] = tables
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
         """The metadata of the container and of the archive (a shard's `.json` member): rows that span the video."""

@@ -4,10 +4,7 @@ Two objects for each run, created once and never written again: one before any f
 killed has left its trace, and one at its end with what came of it.
 """
 
-import getpass
 import json
-import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +17,7 @@ from vidproc.annotators.faces import Faces
 from vidproc.errors import TablesDamaged
 from vidproc.schema import FACES
 from vidproc.tables import sql
+from vidproc.tables.lease import this_user
 from vidproc.tables.store import Store
 
 FOLDER = "_audit"
@@ -51,7 +49,7 @@ class FaceAudit:
             "event": what,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "run_id": self.run_id,
-            "who": f"{_user()}@{socket.gethostname()}",
+            "who": this_user(),
             "purpose": terms.purpose,
             "gallery": terms.gallery.url,
             "gallery_version": terms.gallery.version,
@@ -81,13 +79,6 @@ def audited(tables_url: str, run_id: str, annotators: Mapping[str, Annotator]) -
         raise
     for trail in trails:
         trail.end(status="done")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may have no name for its user
-        return f"uid {os.getuid()}"
 
 
 def read_audit(tables_url: str) -> list[dict[str, Any]]:

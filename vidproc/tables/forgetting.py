@@ -25,11 +25,11 @@ from vidproc.schema import ANNOTATION_TABLES, FACES, FORGOTTEN, LEDGER, VIDEOS, 
 from vidproc.tables import deltalog, sql
 from vidproc.tables.announced import await_compactions
 from vidproc.tables.commit import Commits
-from vidproc.tables.lease import LEASE_S
+from vidproc.tables.lease import LEASE_S, this_user
 from vidproc.tables.parts import write_part
 from vidproc.tables.proof import Found, Needles, digest_of, search, vectors_of
 from vidproc.tables.store import Store
-from vidproc.tables.vacuum import Vacuumed, erase, run_id_of, this_user
+from vidproc.tables.vacuum import Vacuumed, erase, run_id_of
 
 VIDEOS_A_COMMIT = 10_000
 FACES_A_COMMIT = 50_000

@@ -4,6 +4,7 @@ A claim is an entry of the commit sequence (see `commit.py`), so exactly one dri
 epoch. The heartbeat of epoch e is the object `_leases/<e>.json`, which only that driver writes.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -30,6 +31,15 @@ def lease_path(epoch: int) -> str:
 def this_process() -> dict[str, Any]:
     """Where this process runs, so that another on the same machine can tell when it is gone."""
     return {"place": _place(), "pid": os.getpid(), "pid_started": _pid_started(os.getpid())}
+
+
+def this_user() -> str:
+    """Who runs this, as `user@host`, for what is kept on record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _place() -> str | None:

@@ -5,8 +5,6 @@ they were replaced (readers may still be at the older version), others by their 
 commit them). With a retention below a day age alone says too little: then the lease is taken, so that no job runs.
 """
 
-import getpass
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -82,15 +80,6 @@ def erase(commits: Commits, *, older_than_h: int = 0) -> Vacuumed:
 def run_id_of(verb: str) -> str:
     """The name of one execution of a maintenance verb, as the commit sequence shows it."""
     return f"{verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-
-
-def this_user() -> str:
-    """Who runs this, as `user@host`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _dead_parts(listed: Iterable[StoredFile], deltas: dict[str, DeltaTable], *, older_than_h: int) -> list[StoredFile]:

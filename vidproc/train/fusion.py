@@ -39,6 +39,7 @@ from vidproc.models.weights import Weights, resolve_weights
 from vidproc.tables.store import Store
 from vidproc.train.calibration import temperature
 from vidproc.train.examples import found_categories, read_examples
+from vidproc.train.feed import Look
 from vidproc.train.loop import Batch, fit
 from vidproc.train.options import DataOptions
 from vidproc.views import Audio
@@ -143,12 +144,9 @@ def moments_of(guard: Guard, example: Mapping[str, Any], picture: Weights, sound
     assert not isinstance(picture.view, Audio) and isinstance(sound.view, Audio) and sound.listening is not None
     length_us = sound.listening.sound_us
     span_us = picture.view.span_us if facts["has_picture"] else length_us
-    first = facts["start_us"] if example["start_us"] is None else max(example["start_us"], facts["start_us"])
-    last = facts["end_us"] if example["end_us"] is None else min(example["end_us"], facts["end_us"])
-    room = max(0, last - first - span_us)
-    start_us = (first + room * (np.arange(samples) + 0.5) / samples).astype(np.int64)
-    if facts["still"]:
-        start_us = start_us[:1]
+    view = picture.view if facts["has_picture"] else sound.view
+    look = Look(view=view, samples=1 if facts["still"] else samples, even=True, seed=0, sound_us=length_us)
+    start_us = np.array(look.starts_us({**example, "facts": json.dumps(facts)}, epoch=0), np.int64)
     end_us = np.minimum(start_us + span_us, max(facts["end_us"], facts["start_us"] + 1))
     pictures, sounds = None, tuple[npt.NDArray[np.int16], ...]()
     if facts["has_picture"]:
