@@ -25,8 +25,9 @@ from vidproc.models.weights import Weights
 log = logging.getLogger(__name__)
 
 LEAST = 4
-"""Samples of the smallest forward pass, as a rule. From 3 on, oneDNN's scores of a sample do not depend, bit for
-bit, on how many share its batch: so a run that was killed and resumed, with other batches, writes the same numbers."""
+"""Samples of the smallest forward pass, as a rule, and what larger ones are multiples of. Then a sample's scores do not
+depend, bit for bit, on how many share its batch: oneDNN and MKL take fewer than four, and what is left over from fours,
+by other kernels. So a run that was killed and resumed, with other batches, writes the same numbers."""
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 64}
 
@@ -35,7 +36,8 @@ class DeviceNetwork:
     """A network on its device that looks at uint8 samples: float32 on a CPU, bfloat16 autocast on CUDA.
 
     `restorer`: a network on the same device that takes the noise out of frames before they are looked at.
-    `least`: samples of the smallest forward pass; fewer are padded. A compiled network wants all batches alike.
+    `least`: forward passes have a multiple of so many samples; fewer are padded. A compiled network wants all batches
+    alike.
     """
 
     def __init__(
@@ -101,8 +103,8 @@ class DeviceNetwork:
     def _forward(self, pixels: Tensor) -> Tensor:
         """uint8 [samples, (frames,) height, width, channels] or int16 [samples, time, channels] → float32 outputs."""
         count = len(pixels)
-        if count < self.least:
-            pixels = torch.cat([pixels, pixels[-1:].expand(self.least - count, *pixels.shape[1:])])
+        if missing := -count % self.least:
+            pixels = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])])
         x = pixels.to(self.device, non_blocking=True).to(torch.float32)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.restorer is not None:
