@@ -19,6 +19,11 @@ from vidproc.tables.commit import Commits
 from vidproc.tables.parts import Part, parquet_bytes, write_part
 from vidproc.tables.store import Store
 
+SLOW_ON_S3 = pytest.mark.parametrize(
+    "place", ["local", pytest.param("s3", marks=[pytest.mark.s3, pytest.mark.slow])], indirect=True
+)
+"""For tests that open all tables again and again: each costs a second on S3."""
+
 LENGTH_US = 1_000_000
 NAMES = ("walk", "run")
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
-from made_rows import FakeAnnotator, entered_only, label_rows, ledger_rows, part, segment_parts
+from made_rows import SLOW_ON_S3, FakeAnnotator, entered_only, label_rows, ledger_rows, part, segment_parts
 
 from vidproc.errors import TablesDamaged, UsageError
 from vidproc.schema import FACES, LABELS, LEDGER, QUALITY, RUNS, TABLES, TEXT, VIDEOS, WHOLE_VIDEO, Table
@@ -165,6 +165,7 @@ DAMAGE: dict[str, tuple[Callable[[str], None], str, str]] = {
 }
 
 
+@SLOW_ON_S3
 def test_sound_tables_are_proven(place: str) -> None:
     label(place)
     checked = check(place)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from made_rows import entered_only, label_rows, part, read, read_all, segment_parts, unit_keys
+from made_rows import SLOW_ON_S3, entered_only, label_rows, part, read, read_all, segment_parts, unit_keys
 
 from vidproc.errors import LeaseLost, TablesDamaged
 from vidproc.schema import LABELS, LEDGER
@@ -50,6 +50,7 @@ def by_table(done: list[Compacted]) -> dict[str, Compacted]:
     return {one.table: one for one in done}
 
 
+@SLOW_ON_S3
 def test_rows_stay_and_files_become_few_and_sorted(place: str) -> None:
     label(place)
     before, version = read_all(place), DeltaTable(f"{place}/labels").transaction_version("vidproc")
@@ -158,6 +159,7 @@ def before_swap(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None], table:
     monkeypatch.setattr(deltalog, "merge_once", late)
 
 
+@SLOW_ON_S3
 def test_an_append_meanwhile_is_kept(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     label(place)
     with Commits.open(place, run_id="run-2") as commits:
@@ -167,6 +169,7 @@ def test_an_append_meanwhile_is_kept(place: str, monkeypatch: pytest.MonkeyPatch
     assert len(parts_of(place, "labels")) == 2
 
 
+@SLOW_ON_S3
 def test_a_replacement_meanwhile_wins(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     label(place)
     with Commits.open(place, run_id="run-2") as commits:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_rows import FakeAnnotator, part, read, segment_parts, write_listing
+from made_rows import SLOW_ON_S3, FakeAnnotator, part, read, segment_parts, write_listing
 from test_compaction import drive
 
 from vidproc.errors import LeaseLost, UsageError
@@ -82,6 +82,7 @@ def test_a_video_goes_out_of_every_file_and_the_others_stay(tmp_path: Path) -> N
     assert raw_hits(url, b"a/a.mp4") == []
 
 
+@SLOW_ON_S3
 def test_on_a_store_with_compaction_and_old_versions(place: str) -> None:
     label(place)
     list(compact(place))

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from made_rows import read, read_all, segment_parts, unit_keys
+from made_rows import SLOW_ON_S3, read, read_all, segment_parts, unit_keys
 
 from vidproc.errors import LeaseLost, UsageError
 from vidproc.tables import commit as commit_module
@@ -85,6 +85,7 @@ def test_parts_of_an_open_commit_stay_however_old(tmp_path: Path, monkeypatch: p
     assert [row["video_id"] for row in read(url, "ledger")] == ["a", "b", "c"]
 
 
+@SLOW_ON_S3
 def test_a_short_retention_takes_the_lease(place: str) -> None:
     with Commits.open(place, run_id="run-1", lease_s=1.0) as commits:
         pending = segment_parts(place, "a", [0], n_segments=1)
@@ -181,6 +182,7 @@ def test_young_commits_stay_even_in_a_full_vacuum(tmp_path: Path) -> None:
     assert set(before) <= set(Store(url).list("_commits"))
 
 
+@SLOW_ON_S3
 def test_a_replacement_and_then_a_vacuum_leave_one_file(place: str) -> None:
     label(place)
     with Commits.open(place, run_id="run-2") as commits:
