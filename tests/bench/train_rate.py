@@ -1,6 +1,6 @@
 """What Ray Train and Ray Data cost: samples a second of a training here, and of the same loop under plain torchrun.
 
-    python tests/bench/train_rate.py [--rounds 5] [--workers 2] [--scenes 40] [--epochs 2]      two minutes a round
+    python tests/bench/train_rate.py [--rounds 5] [--workers 2] [--spare 1] [--scenes 40] [--epochs 2]
 
 Workers of one thread each train the demo's motion network by DDP, without evaluation, and keep a checkpoint each epoch
 of 160 steps. Both rates count from the first batch on. Ours finds the clips, which are decoded already, in Ray's object
@@ -10,14 +10,19 @@ on two cores they took 6 % of them. Median of five rounds there: 0.934 (0.903 to
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--spare", type=int, default=0, help="cores that no worker may use (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=40, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
@@ -49,7 +55,7 @@ def main() -> None:
     if given.plain is not None:
         plain(given.plain)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, spared(given.spare):
         out = Path(folder)
         draw_videos(out / "clips", "actions", scenes=given.scenes)
         config = config_of(out, name="plain", epochs=given.epochs, workers=given.workers)
@@ -61,6 +67,33 @@ def main() -> None:
             ratios.append(rates[0] / rates[1])
             print(f"ours {rates[0]:.1f} samples/s, torchrun {rates[1]:.1f}: {ratios[-1]:.3f}", flush=True)
         print(f"median ratio {median(ratios):.3f} of {given.rounds} rounds")
+
+
+@contextmanager
+def spared(cores: int) -> Iterator[None]:
+    """Keep the workers of both trainings off the last `cores` cores, and all else that this process starts on them."""
+    found = sorted(os.sched_getaffinity(0))
+    training, rest = found[: len(found) - cores], found[len(found) - cores :]
+    over = threading.Event()
+
+    def place() -> None:
+        while not over.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error, OSError):
+                    line = " ".join(process.cmdline())
+                    worker = "RayTrainWorker" in line or ("--plain" in line and "torch.distributed" not in line)
+                    for thread in process.threads():
+                        os.sched_setaffinity(thread.id, training if worker else rest)
+
+    placing = threading.Thread(target=place)
+    if cores:
+        placing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if cores:
+            placing.join()
 
 
 def config_of(out: Path, *, name: str, epochs: int, workers: int) -> TrainConfig:

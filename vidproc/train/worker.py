@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vidproc.errors import VidprocError
+from vidproc.models.allocator import keep_freed_memory
 from vidproc.models.initial import begin_with
 from vidproc.train.feed import Feed, Items, Part, Sampler
 from vidproc.train.inputs import inputs_of, memory_format
@@ -74,6 +75,7 @@ class _Training:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.threads)
+            keep_freed_memory()
         torch.manual_seed(self.config.seed)
         network = job.task.network()
         if self.config.init:
