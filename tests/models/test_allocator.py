@@ -15,8 +15,8 @@ from vidproc.models.allocator import keep_freed_memory
 def work():
     if sys.argv[1] == "keep":
         assert keep_freed_memory()
-    for step in range(12):
-        if step == 2:
+    for step in range(20):
+        if step == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         activations = [torch.ones(2 << 20) for _ in range(3)]
         del activations

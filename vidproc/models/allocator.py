@@ -7,9 +7,11 @@ them: 15,000 page faults a second, 5 % of the time of a training of the demo's n
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_KEPT = 32 << 20
 """Bytes: the most that glibc takes."""
+_HEAP = 64 << 20
+"""Bytes of one heap of a thread: one that has become free is unmapped where less room than this is asked for."""
 _MOST_KEPT = 1 << 30
 
 
@@ -20,4 +22,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT))
+    wanted = {_M_MMAP_THRESHOLD: _LARGEST_KEPT, _M_TRIM_THRESHOLD: _MOST_KEPT, _M_TOP_PAD: _HEAP}
+    return all(mallopt(name, value) for name, value in wanted.items())
