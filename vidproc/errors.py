@@ -7,10 +7,15 @@ VidprocError
 ├── LeaseLost                exit 4   another run holds the tables
 ├── CanaryWrong              exit 5   known videos came out with other labels
 ├── TablesDamaged            exit 1   the commit log or a table contradicts itself
+├── StorageError             exit 1   storage fails the run, whatever the video: none is quarantined for it
+│   ├── StorageUnreachable            it does not answer for longer than we wait
+│   ├── StorageRefused                it does not accept who we are: expired or wrong credentials, a wrong clock
+│   └── StorageFull                   no room to write: a disk, a quota, Ray's object store
 └── InputError                        one video cannot be (fully) used: a row, never the end of a run
-    ├── Missing              missing          listed, but no longer there
+    ├── Missing *            missing          listed, but no longer there
     ├── Changed              changed          replaced while (or before) it was read
-    ├── Unreadable           unreadable       storage refuses or fails to give its bytes
+    ├── Denied *             denied           storage gives others, but not this one
+    ├── Unreadable *         unreadable       storage fails to give its bytes
     ├── NotMedia             not_media        no whitelisted container format fits its bytes
     ├── NoStreams            no_streams       a container without picture, sound or text
     ├── Unsupported          unsupported      a form we do not read (codec, encryption, compressed tar)
@@ -19,6 +24,8 @@ VidprocError
     ├── TimedOut             timeout          took longer than the limit
     ├── NotFinite            not_finite       a network's scores for it are no numbers
     └── KilledWorker         killed_worker    the decoder crashed, or the kernel killed it
+
+* passing reasons: storage's, not the video's. They are planned again by themselves, at growing intervals.
 """
 
 from typing import ClassVar
@@ -62,22 +69,49 @@ class TablesDamaged(VidprocError):
     """The commit log and the tables contradict each other; a person must look."""
 
 
+class StorageError(VidprocError):
+    """Storage fails the run as a whole; what is committed is kept, and the same command goes on."""
+
+
+class StorageUnreachable(StorageError):
+    """Storage does not answer, or only with errors, for longer than we wait."""
+
+
+class StorageRefused(StorageError):
+    """Storage does not accept who asks, or does not let them write or list."""
+
+
+class StorageFull(StorageError):
+    """There is no room to write: a disk, a quota, Ray's object store."""
+
+
 class InputError(VidprocError):
-    """One input cannot be used. `reason` goes to the tables as a code, the message as `detail`."""
+    """One input cannot be used. `reason` goes to the tables as a code, the message as `detail`.
+
+    `passes`: whether it may be otherwise another night, with the same bytes.
+    """
 
     reason: ClassVar[str] = "input"
+    passes: ClassVar[bool] = False
 
 
 class Missing(InputError):
     reason = "missing"
+    passes = True
 
 
 class Changed(InputError):
     reason = "changed"
 
 
+class Denied(InputError):
+    reason = "denied"
+    passes = True
+
+
 class Unreadable(InputError):
     reason = "unreadable"
+    passes = True
 
 
 class NotMedia(InputError):
@@ -117,6 +151,7 @@ INPUT_ERRORS: dict[str, type[InputError]] = {
     for error in (
         Missing,
         Changed,
+        Denied,
         Unreadable,
         NotMedia,
         NoStreams,
@@ -129,3 +164,5 @@ INPUT_ERRORS: dict[str, type[InputError]] = {
     )
 }
 """Reason code → error type: errors cross process borders as (reason, message)."""
+
+PASSING_REASONS = tuple(reason for reason, error in INPUT_ERRORS.items() if error.passes)

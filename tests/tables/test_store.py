@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vidproc.errors import UsageError
+from vidproc.errors import StorageFull, StorageRefused, StorageUnreachable, UsageError
+from vidproc.media import patience
 from vidproc.tables import store as store_module
 from vidproc.tables.store import Store
 
@@ -57,7 +58,7 @@ def test_create_whose_reply_was_lost_is_still_ours(tmp_path: Path, monkeypatch: 
             raise OSError(errno.ETIMEDOUT, "the reply was lost")
 
     monkeypatch.setattr(store_module.os, "link", link_and_lose_the_reply)
-    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "backoff_s", lambda attempt: 0.0)
     assert store.create("n/1", b"token 1")
     assert not store.create("n/1", b"token 2")
 
@@ -77,7 +78,7 @@ def failing(times: int, code: int, answer: bytes) -> tuple[Callable[[str], bytes
 def test_transient_errors_are_retried_with_growing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(tmp_path))
     waits: list[float] = []
-    monkeypatch.setattr(store_module.time, "sleep", waits.append)
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
     get, calls = failing(4, errno.ECONNRESET, b"there")
     monkeypatch.setattr(store._objects, "get", get)
     assert store.get("x") == b"there"
@@ -87,14 +88,23 @@ def test_transient_errors_are_retried_with_growing_waits(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("code", "tries"), [(errno.ECONNRESET, store_module.TRIES), (errno.EACCES, 1), (errno.ENOSPC, 1)]
+    ("code", "tries", "error"),
+    [
+        (errno.ECONNRESET, patience.TRIES, StorageUnreachable),
+        (errno.EACCES, 1, StorageRefused),
+        (errno.ENOSPC, 1, StorageFull),
+        (errno.EDQUOT, 1, StorageFull),
+        (errno.EISDIR, 1, OSError),
+    ],
 )
-def test_errors_end_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, tries: int) -> None:
+def test_errors_end_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, tries: int, error: type[Exception]
+) -> None:
     store = Store(str(tmp_path))
-    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "backoff_s", lambda attempt: 0.0)
     get, calls = failing(99, code, b"")
     monkeypatch.setattr(store._objects, "get", get)
-    with pytest.raises(OSError, match="made up"):
+    with pytest.raises(error, match="made up"):
         store.get("x")
     assert len(calls) == tries
 
@@ -107,7 +117,7 @@ def test_a_half_written_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(store_module.os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageFull, match=r"no room to write.*disk full.*free space"):
         store.put("a/x", b"half")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -3,13 +3,15 @@
 import io
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidproc.errors import InputError, UsageError
+from vidproc.media.patience import patiently
+from vidproc.media.ranges import filesystem_of
 from vidproc.media.sources import Source
 
 LISTING = pa.schema(
@@ -58,9 +60,10 @@ class ListingWriter:
 
     def __init__(self, out_url: str, *, progress: Callable[[int], None] | None = None) -> None:
         self.rows = 0
-        self._filesystem, self._folder = fsspec.core.url_to_fs(out_url, use_listings_cache=False)
-        self._filesystem.makedirs(self._folder, exist_ok=True)
-        if self._filesystem.glob(f"{self._folder}/listing-*.parquet"):
+        self._filesystem = filesystem_of(out_url)
+        self._folder = self._filesystem._strip_protocol(out_url)
+        patiently(out_url, lambda: self._filesystem.makedirs(self._folder, exist_ok=True))
+        if patiently(out_url, lambda: self._filesystem.glob(f"{self._folder}/listing-*.parquet")):
             raise UsageError(f"{out_url} already holds a listing: give a folder of its own to every listing")
         self._progress = progress
         self._written: list[str] = []
@@ -87,10 +90,11 @@ class ListingWriter:
         self._write_file()
 
     def discard(self) -> None:
-        """Take back what was written."""
+        """Take back what was written, as far as storage lets us: what ended the listing matters more."""
         self._file = None
         for path in self._written:
-            self._filesystem.rm_file(path)
+            with suppress(Exception):
+                self._filesystem.rm_file(path)
 
     def _write_group(self) -> None:
         if self._file is None:
@@ -109,6 +113,7 @@ class ListingWriter:
             return
         self._file.close()
         path = f"{self._folder}/listing-{len(self._written):05d}.parquet"
-        self._filesystem.pipe_file(path, self._buffer.getvalue())
+        data = self._buffer.getvalue()
+        patiently(path, lambda: self._filesystem.pipe_file(path, data))
         self._written.append(path)
         self._file, self._file_rows = None, 0

@@ -8,7 +8,6 @@ others  info() after every read: the bytes in between are those of the etag
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,11 +17,13 @@ from urllib.parse import quote, unquote_to_bytes
 import fsspec
 from fsspec.asyn import sync
 
-from vidproc.errors import Changed, InputError, Missing, Unreadable
+from vidproc.errors import Changed, Denied, InputError, Missing, StorageError, Unreadable
+from vidproc.media.patience import ONE_TRY, CutOff, again, code_of, passing, refused, unreachable
 
-TRIES = 6
-BACKOFF_S = (0.2, 1.0, 2.0, 4.0, 8.0)
-"""Pauses between tries: together longer than the bursts of 503 that object stores answer to a growing load."""
+_ASKED_AGAIN = 4
+"""Tries of the question whether the store answers at all: by then one request has been patient already."""
+_BODY_S = 60.0
+"""How long the body of one answer may take: at most 4 MiB."""
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _ETAG_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "hash", "sha256", "crc32c")
 _TIME_FIELDS = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
@@ -45,7 +46,7 @@ class Ranges(Protocol):
 
 @contextmanager
 def open_ranges(uri: str, *, etag: str) -> Iterator[Ranges]:
-    """Open the version `etag` of `uri`. Raises `Missing`, `Changed` or `Unreadable`."""
+    """Open the version `etag` of `uri`. Raises `Missing`, `Changed`, `Denied`, `Unreadable` or a `StorageError`."""
     path = local_path(uri)
     if path is None:
         filesystem = filesystem_of(uri)
@@ -75,8 +76,16 @@ def local_uri(path: str) -> str:
 
 
 def filesystem_of(uri: str) -> Any:
-    """The fsspec filesystem of a URI, without its cache of listings: a cached answer would hide a replaced object."""
-    return fsspec.core.url_to_fs(uri, use_listings_cache=False)[0]
+    """The fsspec filesystem of a URI, without its cache of listings: a cached answer would hide a replaced object.
+
+    That of S3 tries once: who asks again is `with_retries`.
+    """
+    protocol = uri.partition("://")[0]
+    options = {"config_kwargs": ONE_TRY} if protocol in ("s3", "s3a") else {}
+    filesystem = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)[0]
+    if options:
+        filesystem.retries = 1
+    return filesystem
 
 
 def is_s3(filesystem: Any) -> bool:
@@ -144,22 +153,28 @@ class S3Ranges:
             self.requests += 1
             answer = self._call("get_object", Range=f"bytes={offset}-{offset + size - 1}")
             try:
-                data: bytes = sync(self._filesystem.loop, answer["Body"].read)
+                data: bytes = sync(self._filesystem.loop, answer["Body"].read, timeout=_BODY_S)
             finally:
                 answer["Body"].close()
             self.bytes_read += len(data)
             if len(data) != size:
-                raise OSError(f"{len(data)} bytes came instead of {size}")
+                raise CutOff(f"{len(data)} bytes came instead of {size}")
             return data
 
-        return with_retries(self._uri, get)
+        return with_retries(self._uri, get, ask_store=self._ask_store)
 
     def verify(self) -> None:
         def head() -> None:
             self.requests += 1
             self._call("head_object")
 
-        with_retries(self._uri, head)
+        with_retries(self._uri, head, ask_store=self._ask_store)
+
+    def _ask_store(self) -> None:
+        """A question that is not about the object. Its answer has a body, which says why we are refused."""
+        self.requests += 1
+        target = {"Bucket": self._bucket, "Prefix": self._key, "MaxKeys": 1}
+        self._filesystem.call_s3("list_objects_v2", **target, **self._filesystem.req_kw)
 
     def _call(self, method: str, **arguments: Any) -> Mapping[str, Any]:
         target = {"Bucket": self._bucket, "Key": self._key, "IfMatch": f'"{self._etag}"'}
@@ -180,7 +195,7 @@ class FsspecRanges:
             self.bytes_read += len(data)
             if len(data) != size:
                 self.verify()
-                raise OSError(f"{len(data)} bytes came instead of {size}")
+                raise CutOff(f"{len(data)} bytes came instead of {size}")
             return data
 
         data = with_retries(self._uri, get)
@@ -207,46 +222,77 @@ def check_etag(uri: str, *, listed: str, now: str) -> None:
         raise Changed(f"{uri} was replaced: its etag was {listed!r} when it was listed and is {now!r} now")
 
 
-def with_retries(uri: str, call: Callable[[], Result]) -> Result:
-    """Call, up to `TRIES` times while storage has a passing trouble. Raises `Missing`, `Changed` or `Unreadable`."""
-    for pause_s in (*BACKOFF_S[: TRIES - 1], None):
-        try:
-            with storage_errors(uri):
-                return call()
-        except _Passing as error:
-            if pause_s is None:
-                raise Unreadable(f"{error} ({TRIES} tries)") from error.__cause__
-            time.sleep(pause_s)
-    raise AssertionError("the last try returns or raises")
+def with_retries(uri: str, call: Callable[[], Result], *, ask_store: Callable[[], object] | None = None) -> Result:
+    """Call, again while storage has a passing trouble. Raises `Missing`, `Changed`, `Denied` or `Unreadable`.
+
+    `ask_store`: asks the same store something that is not about this object. If that fails too, it is no video's fault:
+    raises `StorageUnreachable`, or `StorageRefused`.
+    """
+
+    def once() -> Result:
+        with storage_errors(uri):
+            return call()
+
+    try:
+        return again(once, passing=lambda error: error.why if isinstance(error, _Passing) else None)
+    except _Passing as error:
+        if ask_store is not None:
+            _blame_store(uri, ask_store)
+        raise Unreadable(f"{error} (tried again and again)") from error.__cause__
+    except (Denied, Unreadable):
+        if ask_store is not None:
+            _blame_store(uri, ask_store)
+        raise
+
+
+def _blame_store(uri: str, ask_store: Callable[[], object]) -> None:
+    """Raise what is wrong with the store as a whole. That it does not let us list tells nothing."""
+    try:
+        again(ask_store, passing=passing, tries=_ASKED_AGAIN)
+    except Exception as error:
+        if (refusal := refused(uri, error)) is not None:
+            raise refusal from error
+        if passing(error) is not None:
+            raise unreachable(uri, error) from error
 
 
 class _Passing(Unreadable):
-    """Worth another try."""
+    """Worth another try. `why`: as `patience.passing` says it, or "other"."""
+
+    def __init__(self, told: str, why: str) -> None:
+        super().__init__(told)
+        self.why = why
 
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
     """Turn what storage clients raise into typed errors. They share no base class, hence `Exception`.
 
-    What is this machine's fault (no memory, no descriptors, no credentials) is raised as it is: no video pays for it.
+    What is this machine's fault (no memory, no descriptors) is raised as it is, and that it has no valid credentials as
+    `StorageRefused`: no video pays for it.
     """
     try:
         yield
-    except (InputError, MemoryError):
+    except (InputError, StorageError, MemoryError):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Missing(f"{uri} is not there (any more)") from error
-    except PermissionError as error:
-        raise Unreadable(f"{uri}: access denied: {error}") from error
     except Exception as error:
-        if getattr(error, "errno", None) in _OURS or "Credentials" in type(error).__name__:
+        if getattr(error, "errno", None) in _OURS:
             raise
-        if _code(error) in ("PreconditionFailed", "412"):
+        if (refusal := refused(uri, error)) is not None:
+            raise refusal from error
+        code = code_of(error)
+        if code in ("PreconditionFailed", "412"):
             raise Changed(f"{uri} was replaced after it was listed") from error
-        raise _Passing(f"{uri}: {type(error).__name__}: {error}") from error
-
-
-def _code(error: BaseException) -> str:
-    """The S3 error code inside what s3fs raised, or ""."""
-    response = getattr(error.__cause__ or error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+        if code in ("InvalidRange", "416"):
+            raise Changed(f"{uri} is shorter than it was when it was listed") from error
+        if code == "InvalidObjectState":
+            raise Denied(f"{uri} lies in cold storage: restore it there first: {error}") from error
+        if isinstance(error, PermissionError):
+            raise Denied(f"{uri}: access denied: {error}") from error
+        told = f"{uri}: {type(error).__name__}: {error}"
+        why = passing(error)
+        if why is None and code:  # an answer, and not one of those that pass
+            raise Unreadable(told) from error
+        raise _Passing(told, why or "other") from error

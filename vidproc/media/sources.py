@@ -9,17 +9,21 @@ in blocks: sequential reads grow up to `MAX_RUN` blocks a request, and at most `
 
 import hashlib
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from vidproc.errors import Unreadable
 from vidproc.media.ranges import LocalRanges, Ranges, open_ranges
 
 BLOCK_BYTES = 1 << 20
 MAX_RUN = 4
 CACHED_BLOCKS = 16
+MOST_WAITING_S = 900.0
+"""For how long one task waits for its video's bytes in all: well below what Ray Data takes for standing still."""
 """At most 16 MiB of a remote video are in memory; one request fetches 1, 2, then 4 MiB."""
 
 
@@ -49,7 +53,7 @@ class Source:
 
 
 class OpenSource(Protocol):
-    """An open video. For one thread at a time. All methods raise `Missing`, `Changed` or `Unreadable`."""
+    """An open video. For one thread at a time. All methods raise what `open_source` raises."""
 
     size: int
     local: tuple[int, int] | None
@@ -72,7 +76,11 @@ class OpenSource(Protocol):
 
 @contextmanager
 def open_source(source: Source) -> Iterator[OpenSource]:
-    """Open the listed version of a video. Raises `Missing`, `Changed` (already at opening) or `Unreadable`."""
+    """Open the listed version of a video.
+
+    Raises `Missing`, `Changed` (already at opening), `Denied` or `Unreadable`; a `StorageError` where storage fails as
+    a whole.
+    """
     with open_ranges(source.uri, etag=source.etag) as ranges:
         if isinstance(ranges, LocalRanges):
             yield _LocalVideo(source, ranges)
@@ -111,6 +119,7 @@ class _RemoteVideo:
         self._ranges = ranges
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._runs: dict[int, int] = {}  # block → length of the run that fetched it
+        self._waited_s = 0.0
         if self.size:
             self._block(0)  # every demuxer starts here; and it finds out now whether the object was replaced
         else:
@@ -150,7 +159,11 @@ class _RemoteVideo:
         """
         run = min(MAX_RUN, 2 * self._runs[index - 1]) if index - 1 in self._blocks else 1
         start = index * BLOCK_BYTES
+        if self._waited_s > MOST_WAITING_S:
+            raise Unreadable(f"storage took {self._waited_s:.0f} s to give {self.bytes_read} bytes: that is too slow")
+        asked = time.monotonic()
         data = self._ranges.fetch(self._offset + start, min(run * BLOCK_BYTES, self.size - start))
+        self._waited_s += time.monotonic() - asked
         for i in range(0, len(data), BLOCK_BYTES):
             block = index + i // BLOCK_BYTES
             self._blocks[block] = data[i : i + BLOCK_BYTES]

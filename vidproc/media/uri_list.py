@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from vidproc.errors import UsageError
 from vidproc.media.listing import text
+from vidproc.media.patience import in_our_words
 from vidproc.media.walk import Place
 
 LIST_SUFFIXES = (".parquet", ".csv")
@@ -31,6 +32,8 @@ def read_uri_list(place: Place) -> Iterator[list[Entry]]:
             while batch := list(islice(entries, BATCH)):
                 yield batch
     except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        if (known := in_our_words(place.url, error)) is not None:
+            raise known from error
         raise UsageError(f"the list of URIs {place.url} cannot be read: {error}") from error
 
 

@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 from fsspec.utils import glob_translate
 
-from vidproc.errors import InputError, Missing, Unreadable, UsageError
+from vidproc.errors import (
+    Denied,
+    InputError,
+    Missing,
+    StorageRefused,
+    StorageUnreachable,
+    Unreadable,
+    UsageError,
+    VidprocError,
+)
 from vidproc.media.ranges import (
     filesystem_of,
     is_s3,
@@ -84,7 +93,7 @@ class Place:
 
 
 def locate(url: str) -> Place:
-    """Raises `UsageError` if there is nothing at the URL, or if it cannot be asked."""
+    """Raises `UsageError` if there is nothing at the URL, or if it cannot be asked; `StorageError` if storage fails."""
     path = local_path(url)
     if path is not None:
         return _locate_local(url, path)
@@ -98,13 +107,14 @@ def locate(url: str) -> Place:
     try:
         return Place(url, _kind(url, filesystem, path), path, filesystem)
     except InputError as error:
-        raise UsageError(f"archive {url} cannot be listed: {error}") from error
+        raise _not_listed(url, error) from error
 
 
 def find(place: Place, *, wants: Callable[[str], bool], ignored: Ignored, threads: int = 8) -> Iterator[Found]:
     """The wanted files of a place, in no particular order. Names that are not wanted go to `ignored`.
 
-    Raises `UsageError` if the place itself cannot be listed; a folder in it that cannot is a `Found` with a problem.
+    Raises `UsageError` or `StorageError` if the place itself cannot be listed; a folder in it that cannot is a `Found`
+    with a problem.
     """
     if place.kind == "file":
         name = (
@@ -126,7 +136,16 @@ def find(place: Place, *, wants: Callable[[str], bool], ignored: Ignored, thread
         else:
             yield from _walk_remote(place, names)
     except InputError as error:
-        raise UsageError(f"archive {place.url} cannot be listed: {error}") from error
+        raise _not_listed(place.url, error) from error
+
+
+def _not_listed(url: str, error: InputError) -> VidprocError:
+    """What is not there was asked for wrongly; what storage does not give today may be there tomorrow."""
+    if isinstance(error, Denied):
+        return StorageRefused(f"archive {url} cannot be listed: {error}: allow it, then run the same command again")
+    if isinstance(error, Unreadable):
+        return StorageUnreachable(f"archive {url} cannot be listed: {error}: run the same command again later")
+    return UsageError(f"archive {url} cannot be listed: {error}")
 
 
 def look_up(uri: str, *, name: str) -> Found:

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from vidproc.errors import TablesDamaged
+from vidproc.media.patience import backoff_s
 from vidproc.schema import ANNOTATION_TABLES, LEDGER, RUNS, STATUSES, TABLES, VIDEOS, WHOLE_VIDEO, Table
 from vidproc.tables import deltalog, sql
 from vidproc.tables.commit import UNIT, tail_of
 from vidproc.tables.parts import Part
-from vidproc.tables.store import Store, backoff_s
+from vidproc.tables.store import Store
 
 EXAMPLES = 5
 THREADS = 16
@@ -73,7 +74,7 @@ def check(tables_url: str) -> Checked:
         with sql.session(tables_url, []) as connection:
             for name, parts in live.items():
                 rows[name] = sum(readable[part.path] for part in parts)
-                connection.register(name, _rows(deltas[name], TABLES[name]))
+                connection.register(name, _rows(store, deltas[name], TABLES[name]))
             for name in set(TABLES) - set(deltas):
                 connection.register(name, TABLES[name].schema.empty_table())
             findings += _check_rows(connection)
@@ -94,7 +95,7 @@ def _moment(store: Store) -> dict[str, DeltaTable]:
         before = tail_of(store)
         tables = deltalog.existing(store)
         with ThreadPoolExecutor(len(tables)) as pool:
-            opened = pool.map(lambda table: DeltaTable(store.url_of(table.name)), tables)
+            opened = pool.map(lambda table: deltalog.opened(store, table), tables)
             deltas = {table.name: delta for table, delta in zip(tables, opened, strict=True)}
         open_commit = next((intent for intent in before if not _is_applied(intent, deltas)), None)
         if open_commit is None and [i["n"] for i in tail_of(store)] == [i["n"] for i in before]:
@@ -118,8 +119,8 @@ def _is_data(path: str) -> bool:
     return table in TABLES and not rest.startswith("_delta_log/")
 
 
-def _rows(delta: DeltaTable, table: Table) -> Any:
-    dataset = delta.to_pyarrow_dataset()
+def _rows(store: Store, delta: DeltaTable, table: Table) -> Any:
+    dataset = deltalog.dataset_of(store, delta)
     return dataset if dataset.files else table.schema.empty_table()
 
 

@@ -122,8 +122,12 @@ class Commits:
             intent = _intent(self._next, epoch=self._epoch, run_id=self.run_id)
             intent["parts"] = [asdict(part) for part in parts]
             intent["replace"] = {name: deltalog.keys_to_json(TABLES[name], rows) for name, rows in keys.items()}
-            _enter(self.store, intent)
-            self._unapplied = self._next
+            self._unapplied = self._next  # already now: whether an entry came through is not always told
+            try:
+                _enter(self.store, intent)
+            except LeaseLost:
+                self._unapplied = None
+                raise
             _apply(self.store, self._deltas, intent)
             self._unapplied = None
             self._next += 1
@@ -196,7 +200,8 @@ def tail_of(store: Store) -> list[Intent]:
 
     Raises TablesDamaged if the ledger holds a commit that the sequence lacks.
     """
-    applied = deltalog.version_of(DeltaTable(store.url_of(LEDGER.name))) if deltalog.exists(store, LEDGER) else 0
+    ledger = deltalog.found(store, LEDGER)
+    applied = deltalog.version_of(ledger) if ledger is not None else 0
     tail = []
     n = max(applied, 1)
     while (intent := read_intent(store, n)) is not None:

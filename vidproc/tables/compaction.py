@@ -63,7 +63,7 @@ def compact(tables_url: str, *, target_bytes: int = TARGET_BYTES, lease_s: float
 
 
 def _compact_table(store: Store, table: Table, *, run_id: str, target_bytes: int) -> Compacted:
-    delta = DeltaTable(store.url_of(table.name))
+    delta = deltalog.opened(store, table)
     erasures = deltalog.erasures_of(delta)  # of before the first file is written
     before = after = rows = given_up = 0
     for old in groups_of(deltalog.live_parts(delta), target_bytes=target_bytes):

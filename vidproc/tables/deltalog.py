@@ -7,14 +7,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pa_fs
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from vidproc.errors import TablesDamaged, UsageError
+from vidproc.media.patience import backoff_s
 from vidproc.schema import TABLES, Table
+from vidproc.tables.delta_trouble import asked
 from vidproc.tables.parts import Part, write_part
-from vidproc.tables.store import Store, backoff_s
+from vidproc.tables.store import Store
 
 APP = "vidproc"
 TRIES = 12
@@ -25,8 +28,37 @@ _SOURCE = "__filename"  # pyarrow's name for the column that says which file a r
 
 def exists(store: Store, table: Table) -> bool:
     """Whether the table has a Delta log."""
-    found: bool = DeltaTable.is_deltatable(store.url_of(table.name))
-    return found
+    return found(store, table) is not None
+
+
+def found(store: Store, table: Table) -> DeltaTable | None:
+    """The newest version of a table, None if there is none.
+
+    Not by `DeltaTable.is_deltatable`: that keeps the interpreter to itself while storage is asked, and with it the
+    heartbeat of the lease.
+    """
+    try:
+        return opened(store, table)
+    except TableNotFoundError:
+        return None
+
+
+def opened(store: Store, table: Table) -> DeltaTable:
+    """The newest version of a table that exists. Raises deltalake's TableNotFoundError."""
+    url = store.url_of(table.name)
+    return asked(url, lambda: DeltaTable(url))
+
+
+def dataset_of(store: Store, delta: DeltaTable) -> Any:
+    """The rows of the version that `delta` is at, as a pyarrow dataset.
+
+    Read through a filesystem that asks again: delta-rs's own gives up when a body ends early.
+    """
+    if store.is_local:
+        return delta.to_pyarrow_dataset()
+    below = str(delta.table_uri).rstrip("/").removeprefix("s3://")
+    remote = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(store.filesystem()))
+    return delta.to_pyarrow_dataset(filesystem=pa_fs.SubTreeFileSystem(below, remote))
 
 
 def existing(store: Store) -> list[Table]:
@@ -42,7 +74,7 @@ def open_table(store: Store, table: Table) -> DeltaTable:
     url = store.url_of(table.name)
     for attempt in range(TRIES):
         try:
-            found = DeltaTable.create(url, table.schema, mode="ignore")
+            found = asked(url, lambda: DeltaTable.create(url, table.schema, mode="ignore"))
             break
         except CommitFailedError:  # another driver is creating it right now
             time.sleep(backoff_s(attempt))
@@ -137,20 +169,24 @@ def append_once(
     somebody else was faster, look again. (delta-rs's own conflict resolution would not do: it lets a RemoveAction pass
     for a file that a compaction has just replaced, which brings the rows back.)
     """
-    for attempt in range(TRIES):
+
+    def look_and_append() -> None:
         delta.update_incremental()
-        if version_of(delta) >= n:
+        if version_of(delta) >= n:  # perhaps by our last try, of which only the reply was lost
             return
         actions: list[AddAction | RemoveAction] = [_add(part) for part in parts]
         if replace is not None and replace.num_rows:
             actions += _without(store, table, delta, replace)
         properties = CommitProperties(app_transactions=[Transaction(APP, n)], max_commit_retries=0)
+        delta.create_write_transaction(actions, "append", table.schema, commit_properties=properties)
+
+    for attempt in range(TRIES):
         try:
-            delta.create_write_transaction(actions, "append", table.schema, commit_properties=properties)
+            asked(store.url_of(table.name), look_and_append)
             return
         except CommitFailedError:
             time.sleep(backoff_s(attempt))
-    delta.update_incremental()
+    asked(store.url_of(table.name), delta.update_incremental)
     if version_of(delta) < n:
         raise TablesDamaged(
             f"commit {n} met other writers of {delta.table_uri} {TRIES} times in a row: stop them, then rerun"
@@ -179,7 +215,7 @@ def _without(store: Store, table: Table, delta: DeltaTable, keys: pa.Table) -> l
     """
     if delta.get_add_actions().num_rows == 0:
         return []
-    dataset = delta.to_pyarrow_dataset()
+    dataset = dataset_of(store, delta)
     hits = dataset.to_table(columns=[*keys.column_names, _SOURCE], filter=_may_match(keys))
     touched = set(pc.unique(_matching(hits, keys).column(_SOURCE)).to_pylist())
     now_ms = round(time.time() * 1000)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vidproc.errors import LeaseLost
+from vidproc.errors import LeaseLost, StorageError
 from vidproc.tables.store import Store
 
 LEASE_S = 60.0
@@ -119,7 +119,10 @@ class Heartbeat:
         if not self._ended.is_set():
             self._ended.set()
             self._thread.join()
-            self._write(released=True)
+            try:
+                self._write(released=True)
+            except StorageError as error:  # it runs out by itself; and what ended this run matters more
+                log.warning("the lease could not be given back: %s", error)
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):

@@ -1,6 +1,7 @@
 """The plan: what the archive lists less what the ledger holds, per (video, annotator, model). One rule for the nightly
 increment, resume after a kill, new weights, a new annotator and a retry of failures."""
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from vidproc.errors import PASSING_REASONS
 from vidproc.media.listing import LISTING
 from vidproc.schema import FORGOTTEN, LEDGER, VIDEOS, WHOLE_VIDEO
 from vidproc.tables import sql
@@ -20,6 +22,8 @@ _UNIT = pa.struct(
         pa.field("model_id", pa.string()),
         pa.field("done", pa.list_(pa.int32())),  # segments that the ledger holds already
         pa.field("n_segments", pa.int32()),  # of how many; null if it holds none
+        pa.field("again", pa.string()),  # the status that gives way; null if the ledger holds nothing that does
+        pa.field("tries", pa.int32()),  # earlier runs that could not read the video
     ]
 )
 PLAN = pa.schema([*LISTING, pa.field("work", pa.list_(_UNIT))])
@@ -65,11 +69,13 @@ def make_plan(
 
     `listing_url`: a folder of Parquet files of schema LISTING; a video listed twice counts once. `out_url` gets Parquet
     files of schema PLAN with row groups of at most 1000 rows, and no file if nothing is to be done. A unit planned in
-    spite of a finished ledger row (`reprocess`) has nothing `done`. `limit`: at most so many videos.
+    spite of a finished ledger row (`reprocess`, or a passing reason whose next try is due) has nothing `done`.
+    `limit`: at most so many videos.
     """
     with sql.session(tables_url, [LEDGER.name, VIDEOS.name, FORGOTTEN.name]) as connection:
         connection.register("listing", sql.parquet_folder(listing_url, LISTING))
         units = pa.table({"annotator": list(wanted), "model_id": list(wanted.values())})
+        connection.execute(f"CREATE TEMP MACRO now_s() AS {time.time()}")
         connection.register("wanted", units.cast(pa.schema([("annotator", pa.string()), ("model_id", pa.string())])))
         for statement in _statements(reprocess, limit):
             connection.execute(statement)
@@ -93,6 +99,9 @@ def _write_file(store: Store, number: int, batches: list[pa.RecordBatch]) -> Non
     store.put(f"plan-{number:06d}.parquet", parquet_bytes(rows, row_group_rows=sql.BATCH_ROWS))
 
 
+FIRST_WAIT_S, LONGEST_WAIT_S = 12 * 3600, 30 * 86_400
+"""What failed for a passing reason is planned again by the next run, then after 12 hours, 36, 84 … at most 30 days."""
+
 _AGAIN = {
     None: "false",
     "failed": "finished.status IN ('quarantined', 'partial', 'missing')",
@@ -100,10 +109,18 @@ _AGAIN = {
 }
 
 
+_PASSES = f"""arg_max(status IN ('quarantined', 'partial', 'missing')
+                    AND coalesce(reason, '') IN {PASSING_REASONS}, "at")"""
+_DUE = f"""{_PASSES} AND now_s() NOT BETWEEN epoch(max("at"))
+               AND epoch(max("at")) + least({LONGEST_WAIT_S}, {FIRST_WAIT_S} * (2 ** (max(attempts) - 1) - 1))"""
+"""Whether the next try is due. A clock behind the one that wrote the row says yes: better early than never."""
+
+
 def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
     """Temporary tables of ids first: nothing wide is joined or held."""
     # What is reprocessed replaces all that the ledger holds of a unit, also of one that was only begun.
     done = "coalesce(done, [])" if reprocess is None else "[]"
+    begun = "NULL" if reprocess is None else "CASE WHEN done IS NOT NULL THEN 'begun' END"
     return [
         f"CREATE TEMP TABLE no_more AS {sql.NO_MORE}",
         # Some videos are listed twice (overlapping archive URLs): the first place stands for all.
@@ -111,7 +128,8 @@ def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
         SELECT video_id, min({{'uri': uri, 'member': member}}) AS place FROM listing
         WHERE {sql.PLACE} NOT IN (FROM no_more) GROUP BY video_id""",
         f"""CREATE TEMP TABLE finished AS
-        SELECT video_id, annotator, model_id, arg_max(status, "at") AS status
+        SELECT video_id, annotator, model_id, arg_max(status, "at") AS status, {_DUE} AS due,
+               CASE WHEN {_PASSES} THEN max(attempts) END AS tries
         FROM ledger SEMI JOIN wanted USING (annotator, model_id) WHERE segment = {WHOLE_VIDEO} GROUP BY ALL""",
         """CREATE TEMP TABLE begun AS
         SELECT video_id, annotator, model_id, list(DISTINCT segment ORDER BY segment) AS done,
@@ -121,11 +139,12 @@ def _statements(reprocess: Reprocess | None, limit: int | None) -> list[str]:
         WHERE segment >= 0 GROUP BY video_id, annotator, model_id""",
         f"""CREATE TEMP TABLE todo AS
         SELECT video_id, list_sort(list(
-               {{'annotator': annotator, 'model_id': model_id, 'done': {done}, 'n_segments': total}})) AS work
+               {{'annotator': annotator, 'model_id': model_id, 'done': {done}, 'n_segments': total,
+                'again': coalesce(finished.status, {begun}), 'tries': finished.tries}})) AS work
         FROM listed CROSS JOIN wanted
              LEFT JOIN finished USING (video_id, annotator, model_id)
              LEFT JOIN begun USING (video_id, annotator, model_id)
-        WHERE (finished.status IS NULL OR {_AGAIN[reprocess]}) AND NOT coalesce(complete, false)
+        WHERE (finished.status IS NULL OR finished.due OR {_AGAIN[reprocess]}) AND NOT coalesce(complete, false)
         GROUP BY video_id""",
         f"""CREATE TEMP TABLE chosen AS
         SELECT video_id, place, work FROM todo JOIN listed USING (video_id)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from vidproc.errors import PASSING_REASONS
 from vidproc.schema import LEDGER, RUNS, STATUSES, WHOLE_VIDEO
 from vidproc.tables import sql
 from vidproc.tables.commit import Commits
@@ -53,6 +54,7 @@ def start_run(tables_url: str, start: RunStart) -> None:
 def write_run(commits: Commits, start: RunStart, *, status: str, exit_code: int | None) -> dict[str, Any]:
     """Commit the run's row and return it. Counts are of videos that became whole in this run, merged over annotators.
 
+    What is returned also has `failed_again`: how many of the failed ones could not be read in an earlier run either.
     `status`: done, budget_exceeded, stopped, killed or failed. `exit_code`: None for a run that could not say it.
     """
     row = _row(commits, start) | {"status": status, "exit_code": exit_code}
@@ -93,16 +95,19 @@ def _has_row(tables_url: str, run_id: str) -> bool:
 
 def _row(commits: Commits, start: RunStart) -> dict[str, Any]:
     """The counts. A video that two annotators ended differently has the state that `videos` would show."""
-    query = f"""SELECT states, count(*), sum(length_us)::DOUBLE FROM
-        (SELECT list(DISTINCT status ORDER BY status) AS states, max(end_us - start_us) AS length_us
+    query = f"""SELECT states, coalesce(again, false), count(*), sum(length_us)::DOUBLE FROM
+        (SELECT list(DISTINCT status ORDER BY status) AS states, max(end_us - start_us) AS length_us,
+                bool_and(reason IN {PASSING_REASONS} AND attempts > 1) AS again
          FROM ledger WHERE run_id = ? AND segment = {WHOLE_VIDEO} GROUP BY video_id)
-        GROUP BY states"""
+        GROUP BY states, again"""
     counts: Counter[str] = Counter()
+    failed_again = 0
     length_us = 0.0
     with sql.session(commits.tables_url, [LEDGER.name]) as connection:
-        for states, videos, states_us in connection.execute(query, [start.run_id]).fetchall():
+        for states, again, videos, states_us in connection.execute(query, [start.run_id]).fetchall():
             merged, _ = merge_status({"status": state, "reason": None} for state in states)
             counts[merged] += videos
+            failed_again += videos if again and merged in ("quarantined", "missing") else 0
             length_us += states_us
     finished = sum(counts.values())
     planned = max(
@@ -118,5 +123,6 @@ def _row(commits: Commits, start: RunStart) -> dict[str, Any]:
         "planned": planned,
         **{status: counts[status] for status in STATUSES},
         "deferred": planned - finished,
+        "failed_again": failed_again,
         "video_hours": length_us / 3.6e9,
     }

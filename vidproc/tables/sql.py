@@ -9,7 +9,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 
 from vidproc.errors import TablesDamaged
 from vidproc.schema import TABLES, Table
@@ -48,10 +47,9 @@ def session(tables_url: str, tables: Iterable[str] = tuple(TABLES)) -> Iterator[
 
 def rows_of(store: Store, table: Table) -> Any:
     """The newest version of a table, as DuckDB can read it column by column: a pyarrow dataset, or an empty table."""
-    if not deltalog.exists(store, table):
-        return table.schema.empty_table()
-    dataset = DeltaTable(store.url_of(table.name)).to_pyarrow_dataset()
-    return dataset if dataset.files else table.schema.empty_table()
+    delta = deltalog.found(store, table)
+    dataset = None if delta is None else deltalog.dataset_of(store, delta)
+    return dataset if dataset is not None and dataset.files else table.schema.empty_table()
 
 
 def parquet_folder(url: str, schema: pa.Schema) -> Any:

@@ -1,10 +1,7 @@
-"""A small object store over local folders and S3: whole objects, create-only objects, and the one way of retrying."""
+"""A small object store over local folders and S3: whole objects, create-only objects, asked again while that helps."""
 
 import contextlib
-import errno
 import os
-import random
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,32 +12,12 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from vidproc.errors import UsageError
-
-TRIES = 7
-FIRST_WAIT_S = 0.2
-LONGEST_WAIT_S = 8.0
+from vidproc.media.patience import MANY_TRIES, ONE_TRY, code_of, patiently
 
 _TEMPORARY = ".writing-"
 _ONE_PUT_BYTES = 2**31  # below this size s3fs sends one PUT: there is no half of an object to see or to clean up
+_READ_AHEAD_BYTES = 2**22
 _Answer = TypeVar("_Answer")
-_TRANSIENT_ERRNO = {
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ECONNABORTED,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.EHOSTUNREACH,
-    errno.EIO,
-    errno.ENETUNREACH,
-    errno.EPIPE,
-    errno.EREMOTEIO,
-    errno.ETIMEDOUT,
-}
-
-
-def backoff_s(attempt: int) -> float:
-    """Seconds to wait after failed attempt 0, 1, 2 …: doubling, capped, and random so that many clients spread out."""
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +45,6 @@ class _Objects(Protocol):
     def size(self, path: str) -> int | None: ...
     def old_versions(self, prefix: str) -> int: ...
     def delete(self, path: str) -> None: ...
-    def transient(self, error: Exception) -> bool: ...
     def filesystem(self) -> Any: ...
 
 
@@ -76,7 +52,8 @@ class Store:
     """The objects below `url`: a local folder (`out/tables`, `/data/tables`, `file:///data/tables`) or `s3://bucket/prefix`.
 
     Paths are relative to `url`, with `/`. Safe to use from several threads. S3 takes its settings from the environment
-    (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …), as delta-rs does. Transient errors are retried here and nowhere else.
+    (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …), as delta-rs does. What passes is waited out; what lasts is raised as a
+    `StorageError` that says what to do.
     """
 
     def __init__(self, url: str) -> None:
@@ -143,14 +120,7 @@ class Store:
         self._retry(lambda: self._objects.delete(self.url_of(path)))
 
     def _retry(self, request: Callable[[], _Answer]) -> _Answer:
-        for attempt in range(TRIES - 1):
-            try:
-                return request()
-            except Exception as error:
-                if not self._objects.transient(error):
-                    raise
-                time.sleep(backoff_s(attempt))
-        return request()
+        return patiently(f"tables at {self.root}", request)
 
 
 def _path_of(file: StoredFile) -> str:
@@ -209,9 +179,6 @@ class _LocalObjects:
     def delete(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
-    def transient(self, error: Exception) -> bool:
-        return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
-
     def filesystem(self) -> Any:
         return fsspec.filesystem("file")
 
@@ -231,14 +198,16 @@ class _LocalObjects:
 
 
 class _S3Objects:
-    """S3 through s3fs. Its own retries and botocore's are off: two loops inside ours would multiply the waiting."""
+    """S3 through s3fs, whose own tries are left to `Store`."""
 
     def __init__(self) -> None:
         import s3fs  # here, because it costs half a second that local folders need not pay
 
-        config = {"retries": {"total_max_attempts": 1}}
-        self._fs: Any = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
+        self._fs: Any = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=ONE_TRY)
         self._fs.retries = 1
+        self._for_others: Any = s3fs.S3FileSystem(
+            use_listings_cache=False, config_kwargs=MANY_TRIES, default_block_size=_READ_AHEAD_BYTES
+        )
 
     def put(self, path: str, data: bytes) -> None:
         self._fs.pipe_file(path, data, chunksize=_ONE_PUT_BYTES)
@@ -247,7 +216,7 @@ class _S3Objects:
         try:
             self._fs.pipe_file(path, data, chunksize=_ONE_PUT_BYTES, mode="create")
         except OSError as error:
-            if isinstance(error, FileExistsError) or _http_status(error) == 412:
+            if isinstance(error, FileExistsError) or code_of(error) in ("PreconditionFailed", "412"):
                 return False
             raise
         return True
@@ -290,23 +259,4 @@ class _S3Objects:
             self._fs.rm_file(path)
 
     def filesystem(self) -> Any:
-        return self._fs
-
-    def transient(self, error: Exception) -> bool:
-        from botocore.exceptions import ConnectionError as BotoConnectionError  # type: ignore[import-untyped]
-        from s3fs.core import S3_RETRYABLE_ERRORS
-
-        if isinstance(error, (*S3_RETRYABLE_ERRORS, BotoConnectionError)):
-            return True
-        if not isinstance(error, OSError):
-            return False
-        return error.errno in _TRANSIENT_ERRNO or _http_status(error) in _TRANSIENT_HTTP
-
-
-_TRANSIENT_HTTP = (409, 429, 500, 502, 503, 504)  # 409: two conditional puts met; the second try gets its answer
-
-
-def _http_status(error: OSError) -> int | None:
-    response = getattr(error.__cause__, "response", None) or {}
-    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status
+        return self._for_others

@@ -55,7 +55,7 @@ def vacuum(tables_url: str, *, older_than_h: int = RETENTION_H, lease_s: float =
     listed = store.files()
     tail = tail_of(store)
     open_parts = {part["path"] for intent in tail for part in intent["parts"]}
-    deltas = {table.name: DeltaTable(store.url_of(table.name)) for table in tables}
+    deltas = {table.name: deltalog.opened(store, table) for table in tables}
     dead = [file for file in _dead_parts(listed, deltas, older_than_h=older_than_h) if file.path not in open_parts]
     newest_run = tail[-1]["run_id"] if tail else None
     return _remove(store, listed, dead, older_than_h=older_than_h, newest_run=newest_run)
@@ -70,7 +70,7 @@ def erase(commits: Commits, *, older_than_h: int = 0) -> Vacuumed:
     store = commits.store
     listed = store.files()
     commits.check_held()
-    deltas = {table.name: DeltaTable(store.url_of(table.name)) for table in TABLES.values()}
+    deltas = {table.name: deltalog.opened(store, table) for table in TABLES.values()}
     for name, delta in deltas.items():
         deltalog.raise_erasures(TABLES[name], delta)
     dead = _dead_parts(listed, deltas, older_than_h=older_than_h)

@@ -1,0 +1,111 @@
+"""Disks that are full: told in words, exit 1, and the same command goes on once there is room."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from labelling import Tables, assert_same, check, command, environment, event, events, read, run
+
+from vidproc.errors import StorageFull, StorageRefused
+from vidproc.pipeline import failures
+from vidproc.pipeline.cluster import check_room
+from vidproc.train.archive import make_archive
+
+FAST = ("--commit-every-s", "0", "--lease-s", "3")
+
+IN_ITS_OWN_MOUNTS = """
+set -u
+mount -t tmpfs -o size="$1" tmpfs "$2"; small="$2"; result="$3"; shift 3
+"$@" 2> "$result/first"; echo $? > "$result/first.code"
+mount -o remount,size=2g "$small"
+"$@" 2> "$result/second"; echo $? > "$result/second.code"
+if [ -d "$small/tables" ]; then cp -r "$small/tables" "$result/"; fi
+"""
+"""The command twice, on a small file system of its own that is larger the second time."""
+
+
+def own_mounts() -> bool:
+    """Whether this user may mount: in a namespace, so that nobody else sees it."""
+    line = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return shutil.which("unshare") is not None and not subprocess.run(line, capture_output=True, check=False).returncode
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("full") / "archive"
+    make_archive(folder, plain=4, sharded=2, seconds=2)
+    shutil.rmtree(folder / "broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    tables = tmp_path_factory.mktemp("undisturbed") / "tables"
+    ended = run(command(archive, tables, *FAST))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return read(str(tables))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["60k", "100k", "130k"])
+def test_a_full_disk_of_tables(archive: Path, undisturbed: Tables, tmp_path: Path, size: str) -> None:
+    """Full when the first tables are made, at a commit, or while parts are written: whatever comes first."""
+    if not own_mounts():
+        pytest.skip("mounting a small file system is not allowed here")
+    small, result = tmp_path / "small", tmp_path / "result"
+    small.mkdir()
+    result.mkdir()
+    line = command(archive, small / "tables", *FAST)
+    script = ["unshare", "--mount", "bash", "-c", IN_ITS_OWN_MOUNTS, "-", size, str(small), str(result), *line]
+    subprocess.run(script, env=environment(), check=True, timeout=900)
+    told = (result / "first").read_text()
+    assert (result / "first.code").read_text().strip() == "1", told[-3000:]
+    failed = events(told)[-1]
+    assert failed["error"] == "StorageFull" and "free space" in failed["message"], failed
+    again = (result / "second").read_text()
+    assert (result / "second.code").read_text().strip() == "0", again[-3000:]
+    found = read(str(result / "tables"))
+    check(found)
+    assert_same(found, undisturbed)
+    assert event(again, "finished")["status"] == "done"
+
+
+def test_a_full_folder_of_rays_is_told_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5 << 20))
+    with pytest.raises(StorageFull, match=r"/tmp has 5 MiB free.*RAY_TMPDIR.*run the same command again"):
+        check_room("/tmp")
+    monkeypatch.undo()
+    check_room("/tmp")
+
+
+class _WornByRay(Exception):
+    """As Ray raises what a worker raised: the error in `cause`, a traceback for a message."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"ray::MapBatches()\n  File …\n{cause!r}")
+        self.cause = cause
+
+
+class OutOfDiskError(Exception):
+    """Named as Ray's."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (_WornByRay(StorageFull("free space")), StorageFull),
+        (_WornByRay(StorageRefused("renew")), StorageRefused),
+        (_WornByRay(OSError(28, os.strerror(28))), StorageFull),
+        (OutOfDiskError("The object cannot be created because the local object store is full"), StorageFull),
+        (RuntimeError("IO Error: Could not write file: No space left on device"), StorageFull),
+        (RuntimeError("something else"), RuntimeError),
+    ],
+)
+def test_what_ended_a_run_is_told_in_our_words(raised: Exception, expected: type[Exception]) -> None:
+    known = failures.told(raised, tables_url="out/tables")
+    assert type(known) is expected
+    if expected is StorageFull and not isinstance(raised, _WornByRay):
+        assert "free space" in str(known)
