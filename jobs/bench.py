@@ -9,6 +9,7 @@ Seconds mean little on a shared machine: compare what one call of this prints. M
 
 import functools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -136,6 +137,8 @@ def make_weights(path: Path) -> Path:
 
 def step_seconds(archive: str, weights: Path, out: Path) -> tuple[float, float]:
     """Seconds of one core that decoding and the network take for all the work, each alone, one after the other."""
+    import torch
+
     config = LabelConfig(
         archive=(archive,), tables=str(out / "none"), annotators=("objects",), weights={"objects": str(weights)}
     )
@@ -159,6 +162,14 @@ def step_seconds(archive: str, weights: Path, out: Path) -> tuple[float, float]:
     video_us = sum(row["end_us"] - row["start_us"] for row in segments.to_pylist())
     tell("decode", seconds=decode_s, times_real_time_per_core=video_us / MICROSECONDS / decode_s)
     tell("model", seconds=model_s, frames_per_s=samples / model_s, cores_of_decoding_per_device=decode_s / model_s)
+    tell(
+        "placement",
+        cores_that_decode=max(1, math.ceil(decode_s / model_s)),
+        for_each="GPU" if torch.cuda.is_available() else "core that runs networks",
+        decode_nodes="""ray start --resources '{"decode": CORES}'""",
+        network_nodes="""ray start --resources '{"network": GPUS}'""",
+        flags="--decode-resources decode=1 --network-resources network=1",
+    )
     return decode_s, model_s
 
 

@@ -1,15 +1,19 @@
-"""Keep the tables small, clean and proven. One verb a call, each with its own --help:
+"""Keep the tables small, clean and proven, and the gallery of people. One verb a call, each with its own --help:
 
-    python jobs/maintain.py compact --tables out/tables
-    python jobs/maintain.py vacuum  --tables out/tables --older-than 168
-    python jobs/maintain.py forget  --tables out/tables --video 's3://archive/2019/*' --reference TICKET-12
-    python jobs/maintain.py forget  --tables out/tables --person 'Ada Lovelace'
-    python jobs/maintain.py check   --tables out/tables
+    python jobs/maintain.py compact   --tables out/tables
+    python jobs/maintain.py vacuum    --tables out/tables --older-than 168
+    python jobs/maintain.py forget    --tables out/tables --video 's3://archive/2019/*' --reference TICKET-12
+    python jobs/maintain.py forget    --tables out/tables --person 'Ada Lovelace' --gallery staff/ --similarity 0.35
+    python jobs/maintain.py check     --tables out/tables
+    python jobs/maintain.py gallery   add 'Ada Lovelace' --gallery staff/ --weights faces.json --pictures a.jpg …
+    python jobs/maintain.py calibrate --weights faces.json --pictures people/ --far 1e-4
 
-compact  merges small files, sorted by key; safe beside a running label job.
-vacuum   removes files that no table needs. Below 24 hours it takes the lease.
-forget   takes a video (which is not labelled again) or a person's identity out of every file, and proves it.
-check    proves that ledger, tables and files agree.
+compact    merges small files, sorted by key; safe beside a running label job.
+vacuum     removes files that no table needs. Below 24 hours it takes the lease.
+forget     takes a video (which is not labelled again) or a person's identity out of every file, and proves it.
+check      proves that ledger, tables and files agree.
+gallery    add, list, remove: whose faces may be recognised; rematch: decide faces anew by it, without decoding.
+calibrate  finds the threshold at which two people are taken for one as seldom as asked.
 
 Exit codes: 0 done (and proven); 1 something is wrong or left, as listed; 2 usage; 4 another job holds the tables.
 """
@@ -18,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -26,7 +30,7 @@ from vidproc.command import Options, end_with, log, parse
 from vidproc.errors import UsageError
 from vidproc.tables.checking import check
 from vidproc.tables.compaction import TARGET_BYTES, compact
-from vidproc.tables.forgetting import Forgotten, allow_video, find_videos, forget_person, forget_videos
+from vidproc.tables.forgetting import Forgotten, Likeness, allow_video, find_videos, forget_person, forget_videos
 from vidproc.tables.lease import LEASE_S
 from vidproc.tables.vacuum import RETENTION_H, vacuum
 
@@ -64,6 +68,13 @@ class ForgetOptions(LeaseOptions):
 
     video: str | None = Field(None, description="a video id, a URI (shard.tar#member), or a glob of URIs")
     person: str | None = Field(None, description="a name, exactly as in faces.identity")
+    gallery: str | None = Field(None, description="with --person: where their pictures are; they leave it, too")
+    similarity: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="with --gallery: cosine from which unnamed faces are theirs; at most the recogniser's threshold",
+    )
     allow: str | None = Field(None, description="a forgotten URI (shard.tar#member) that may be labelled again")
     reference: str | None = Field(None, description="what to note in the table `forgotten`, such as a ticket's number")
     dry_run: bool = Field(False, description="say which videos would be forgotten; do nothing")
@@ -72,6 +83,8 @@ class ForgetOptions(LeaseOptions):
     def _one(self) -> Self:
         if sum(bool(given) for given in (self.video, self.person, self.allow)) != 1:
             raise ValueError("give one of --video, --person and --allow")
+        if bool(self.gallery) != bool(self.similarity) or (self.gallery and not self.person):
+            raise ValueError("--gallery and --similarity go together, and with --person")
         if self.dry_run and not self.video:
             raise ValueError("--dry-run goes with --video")
         return self
@@ -113,9 +126,11 @@ def _forget(arguments: Sequence[str]) -> int:
         for name, ids in sorted(places.items()):
             log("would be forgotten", video=name, versions=len(ids))
         return 0
-    forget, whom = (forget_videos, options.video) if options.video else (forget_person, options.person)
-    done = forget(options.tables, whom or "", reference=options.reference, lease_s=options.lease_s, progress=_told())
-    return _proof(done)
+    same: dict[str, Any] = {"reference": options.reference, "lease_s": options.lease_s, "progress": _told()}
+    if options.video:
+        return _proof(forget_videos(options.tables, options.video, **same))
+    likeness = Likeness(options.gallery, options.similarity) if options.gallery and options.similarity else None
+    return _proof(forget_person(options.tables, options.person or "", likeness=likeness, **same))
 
 
 def _proof(done: Forgotten) -> int:
@@ -163,11 +178,25 @@ def _check(arguments: Sequence[str]) -> int:
     return 1 if done.findings else 0
 
 
+def _gallery(arguments: Sequence[str]) -> int:
+    from vidproc.pipeline.galleries import keep_gallery
+
+    return keep_gallery(arguments)
+
+
+def _calibrate(arguments: Sequence[str]) -> int:
+    from vidproc.pipeline.galleries import calibrate
+
+    return calibrate(arguments)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "compact": _compact,
     "vacuum": _vacuum,
     "forget": _forget,
     "check": _check,
+    "gallery": _gallery,
+    "calibrate": _calibrate,
 }
 
 

@@ -8,16 +8,19 @@
 the beginning of the one or the end of the other; then seconds, MM:SS or H:MM:SS.
 Without any of them: lists the tables and views with their columns.
 Formats: `table` (aligned text), `csv`, `json` (one object a line), `parquet` (needs --out). Nested values are JSON in
-text and CSV. Exit codes: 0 done, 2 usage (also wrong SQL).
+text and CSV. In CSV, text that a spreadsheet would take for a formula gets a ' before it, and in `table` control
+characters are written out: names and subtitles are whatever somebody put into the archive. The other two are exact.
+Exit codes: 0 done, 2 usage (also wrong SQL).
 """
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -36,6 +39,8 @@ LIST_COLUMNS = """
     FROM information_schema.columns WHERE table_schema = 'main' ORDER BY table_name, ordinal_position"""
 WIDEST = 80
 """Characters of one cell in a text table; longer ones are cut with an ellipsis (csv, json and parquet cut nothing)."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How text begins that spreadsheets run: OWASP, "CSV Injection"."""
 
 
 class QueryConfig(Options):
@@ -84,7 +89,7 @@ def _give(data: bytes, out: str | None) -> None:
 
 
 def _as_table(rows: pa.Table) -> bytes:
-    lines = [rows.column_names, *([_cell(value) for value in row.values()] for row in _dicts(rows))]
+    lines = [list(map(_cell, line)) for line in (rows.column_names, *(row.values() for row in _dicts(rows)))]
     lines = [[text if len(text) <= WIDEST else text[: WIDEST - 1] + "…" for text in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(rows.num_columns)]
     numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in rows.schema]
@@ -99,11 +104,12 @@ def _as_table(rows: pa.Table) -> bytes:
 
 
 def _as_csv(rows: pa.Table) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    writer.writerows([_exact(value) for value in row.values()] for row in _dicts(rows))
-    return text.getvalue().encode()
+    lines: list[str] = []
+    # csv quotes what its own line end is made of: were that "\n", a "\r" in a cell would begin a row of its own.
+    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n")))
+    writer.writerow(map(_harmless, rows.column_names))
+    writer.writerows(map(_harmless, row.values()) for row in _dicts(rows))
+    return "".join(lines).encode()
 
 
 def _as_json(rows: pa.Table) -> bytes:
@@ -129,13 +135,19 @@ def _exact(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str | int | float | date):
+    if isinstance(value, str | int | float | Decimal | date):
         return str(value)
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
+def _harmless(value: Any) -> str:
+    said = _exact(value)
+    return f"'{said}" if isinstance(value, str) and said.startswith(FORMULA) else said
+
+
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else _exact(value)
+    said = f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else _exact(value)
+    return said if said.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
 if __name__ == "__main__":

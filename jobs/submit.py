@@ -8,6 +8,7 @@ failure into 1 and a stopped job into 0; a scheduler needs to tell 2 (usage) fro
 
 import argparse
 import asyncio
+import base64
 import logging
 import os
 import re
@@ -15,7 +16,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,21 @@ STOPPED_HERE, STOPPED_ELSEWHERE = 130, 143
 """Exit codes of a stopped job: as a shell says it of a process that ended by Ctrl-C, or by SIGTERM."""
 
 _PLAIN_NAMES = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ALLOW_HTTP"}
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY|PRIVATE|^AWS_", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY|PRIVATE|CONNECTION.STRING|^AWS_|(^|[_-])(PASS|PWD|AUTH|SAS|DSN|COOKIE)([_-]|$)",
+    re.IGNORECASE,
+)
 _SECRET_VALUE = re.compile(
     r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|-----BEGIN|\b(gh[pousr]_|github_pat_|hf_|sk-|xox[abp]-)\w{10}|\beyJ[\w-]{10,}\."
-    r"|://[^/@\s]+:[^/@\s]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature)="
+    r"|://[^/@\s]+:[^/@\s]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|Signature|(access_)?token|api_?key|password)="
+    r"|\b(Bearer|Basic) \S{8}|\b(AccountKey|SharedAccessKey|SharedAccessSignature|aws_secret_access_key)\b"
 )
 _OPAQUE = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/=_-]{32,}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+_NAMED = re.compile(r"(?=--|\w+=)-*([A-Za-z_][\w-]*)")
+_BETWEEN = re.compile(r"[\s,;:='\"{}]+")
 _PATH_FLAGS = ("--archive", "--tables", "--out")
+_NOT_UPLOADED = [".git/", ".venv/", "out/", ".env", ".env.*", ".netrc", ".aws/", ".ssh/", ".kube/", "*.pem", "id_rsa*"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     entrypoint = f"exec {_interpreter(flags.python)} {shlex.join([f'jobs/{flags.job}.py', *flags.flags])}"
     runtime_env = {
         "working_dir": flags.working_dir,
-        "excludes": [".git/", ".venv/", "out/"],
+        "excludes": _NOT_UPLOADED,
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} | environment,
     }
     job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
@@ -102,7 +112,7 @@ def _checked_variable(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not (equals and re.fullmatch(r"[A-Za-z_]\w*", name)):
         raise UsageError(f"--env {name}: give NAME=VALUE")
-    if (_SECRET_NAME.search(name) and name not in _PLAIN_NAMES) or looks_secret(value) or _OPAQUE.fullmatch(value):
+    if _names_secret(name) or looks_secret(value):
         raise UsageError(
             f"--env {name} looks like a secret, and everybody who sees the dashboard could read it: give the cluster's "
             "nodes an identity of their own instead (an instance role, a Kubernetes service account, or variables that "
@@ -112,12 +122,27 @@ def _checked_variable(item: str) -> tuple[str, str]:
 
 
 def looks_secret(value: str) -> bool:
-    """Known forms of keys, a password in a URL, or a signed URL."""
-    return _SECRET_VALUE.search(value) is not None
+    """Known forms of keys, a password in a URL, a signed URL, also in base64; or what only a program makes up."""
+    known = any(_SECRET_VALUE.search(text) for text in (value, *_decoded(value)))
+    return known or any(_OPAQUE.fullmatch(word) for word in _BETWEEN.split(value) if not word.startswith("/"))
+
+
+def _decoded(value: str) -> Iterator[str]:
+    """What is base64 in it: so Kubernetes shows its secrets."""
+    for text in _BASE64.findall(value):
+        with suppress(ValueError):
+            yield base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_" if "-" in text else None).decode()
+
+
+def _names_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None and name not in _PLAIN_NAMES
 
 
 def _check_job(flags: argparse.Namespace) -> None:
-    """Raise `UsageError` for what would fail, or lose its results, only on the cluster."""
+    """Raise `UsageError` for what would fail, or lose its results, only on the cluster; and for secrets."""
+    for flag, given in (("--address", flags.address), ("--working-dir", flags.working_dir), ("--python", flags.python)):
+        if given and looks_secret(given):
+            raise UsageError(f"{flag} holds a key, a password or a signed URL, which logs and the dashboard would show")
     if not flags.address.startswith(("http://", "https://")):
         raise UsageError(f"address {flags.address!r}: give the dashboard's, such as {DASHBOARD}, with --address")
     if "://" not in flags.working_dir:
@@ -126,9 +151,11 @@ def _check_job(flags: argparse.Namespace) -> None:
             raise UsageError(f"there is no job {flags.job!r} in {flags.working_dir}/jobs: use one of {', '.join(jobs)}")
     flag = ""
     for word in flags.flags:
-        if looks_secret(word):
+        named = _NAMED.match(word)
+        if looks_secret(word) or (named and _names_secret(named[1])):
             raise UsageError(
-                "a flag of the job holds a key, a password or a signed URL, which the dashboard would show"
+                "a flag of the job holds what looks like a key, a password or a signed URL, which the dashboard would "
+                "show: give the cluster's nodes an identity of their own instead"
             )
         if word.startswith("--"):
             flag, _, word = word.partition("=")  # noqa: PLW2901

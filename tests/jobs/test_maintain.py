@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_faces import person
 
 from vidproc.errors import UsageError
 from vidproc.schema import LABELS
 from vidproc.tables.commit import Commits
+from vidproc.tables.gallery import add_person, read_gallery
 from vidproc.tables.parts import write_part
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -63,6 +65,21 @@ def test_verbs_and_their_exit_codes(tmp_path: Path) -> None:
         (["forget", "--tables", "t"], "give one of --video, --person and --allow"),
         (["forget", "--tables", "t", "--video", "a", "--person", "b"], "give one of"),
         (["forget", "--tables", "t", "--person", "b", "--dry-run"], "--dry-run goes with --video"),
+        (["forget", "--tables", "t", "--person", "b", "--gallery", "g"], "--gallery and --similarity go together"),
+        (["forget", "--tables", "t", "--video", "b", "--gallery", "g", "--similarity", "0.4"], "go together, and with"),
+        (["gallery", "--gallery", "g"], "required: verb"),
+        (["gallery", "show", "--gallery", "g"], "--verb: Input should be 'add', 'list', 'remove' or 'rematch'"),
+        (["gallery", "list"], "--gallery is required"),
+        (["gallery", "list", "--gallery", "/nowhere/at/all"], "there is no gallery at /nowhere"),
+        (["gallery", "add", "b", "--gallery", "g"], "gallery add needs --pictures, --consent, --weights"),
+        (["gallery", "remove", "--gallery", "g"], "gallery remove needs NAME"),
+        (["gallery", "rematch", "--gallery", "g", "--tables", "t"], "gallery rematch needs --weights, --purpose"),
+        (
+            ["gallery", "rematch", "--gallery", "t/g", "--tables", "t", "--weights", "w.json", "--purpose", "p"],
+            "must lie apart",
+        ),
+        (["calibrate", "--pictures", "people/"], "--weights is required"),
+        (["calibrate", "--weights", "w.json", "--pictures", "people/", "--far", "0"], "--far: Input should be greater"),
         (["vacuum", "--tables", "t", "--older-than", "-1"], "--older-than"),
         (["check", "--tables", "/nowhere/at/all"], "holds no tables"),
         (["compact", "--tables", "/nowhere/at/all"], "holds no tables"),
@@ -77,6 +94,25 @@ def test_wrong_use_is_said(monkeypatch: pytest.MonkeyPatch, arguments: list[str]
     with pytest.raises(UsageError, match=message):
         job.main(arguments)
     assert not Path("/nowhere").exists()
+
+
+def test_a_gallery_is_listed_and_somebody_leaves_it_and_the_tables(tmp_path: Path) -> None:
+    """The person's pictures are told nowhere; `forget` takes them out of both places and says that it is proven."""
+    tables, gallery = str(tmp_path / "tables"), str(tmp_path / "gallery")
+    label(tables)
+    for name in ("Ann Ordway", "Bob Mills"):
+        add_person(gallery, person(name, [[0.6, 0.8]]), embedder="e" * 64)
+    command = [sys.executable, str(JOBS / "maintain.py"), "gallery", "list", "--gallery", gallery]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["name"], one["consent"], one["pictures"]) for one in listed] == [
+        ("Ann Ordway", "consent of Ann Ordway", 1), ("Bob Mills", "consent of Bob Mills", 1)]  # fmt: skip
+    code, told = maintain("gallery", "remove", "Bob Mills", "--gallery", gallery)
+    assert (code, told[-1]["event"], told[-1]["gallery_version"], told[-1]["people"]) == (0, "removed", "000003", 1)
+    forget = ("forget", "--tables", tables, "--person", "Ann Ordway", "--gallery", gallery, "--similarity", "0.4")
+    code, told = maintain(*forget)
+    assert (code, told[-1]["event"], told[-1]["left"]) == (0, "proven", 0)
+    assert read_gallery(gallery).people == ()
 
 
 def test_help_names_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

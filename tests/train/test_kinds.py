@@ -71,7 +71,9 @@ def fits(url: str, network: nn.Module) -> None:
 def test_a_detector(ray_cluster: None, here: Path) -> None:
     held = drawn_boxes.HELD_OUT
     drawn_boxes.write_coco(here / "boxes", seeds=[*range(8), held, held + 1], size=32)
-    asked = config(here / "boxes" / "instances.json", task="detection", detector=DETECTOR, augment=("colour",))
+    asked = config(
+        here / "boxes" / "instances.json", task="detection", detector=DETECTOR, augment=("colour", "crop", "flip")
+    )
     url, sidecar = trained(asked, here)
     assert list(sidecar["metrics"]) == ["map", "map_50"]
     found = described(url, Detector, what="a detector", or_use="another")
@@ -138,7 +140,7 @@ def test_several_labels_for_sounds(ray_cluster: None, here: Path) -> None:
     [
         ({"task": "restoration"}, "works on pixels in 0..1: set --mean 0 0 0 --std 1 1 1"),
         ({"task": "restoration", "mean": (0, 0, 0), "std": (1, 1, 1)}, "--task restoration cannot be made of these"),
-        ({"task": "detection", "augment": ("flip", "colour")}, "--augment flip would move pictures but not their"),
+        ({"task": "detection", "augment": ("flip", "rotate")}, "--augment rotate would move pictures but not their"),
         ({"task": "detection", "detector": {"anchors": 3}}, "--task detection cannot be made of these options"),
         ({"task": "embedding", "architecture": "densenet121", "options": {}}, "densenet121 is none"),
         ({"task": "embedding", "margin": {"radius": 1}}, "--task embedding cannot be made of these options"),

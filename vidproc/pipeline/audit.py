@@ -14,9 +14,10 @@ from typing import Any
 
 from vidproc.annotators.base import Annotator
 from vidproc.annotators.faces import Faces
-from vidproc.errors import TablesDamaged
+from vidproc.errors import TablesDamaged, UsageError
 from vidproc.schema import FACES
 from vidproc.tables import sql
+from vidproc.tables.gallery import read_gallery
 from vidproc.tables.lease import this_user
 from vidproc.tables.store import Store
 
@@ -32,7 +33,14 @@ class FaceAudit:
     faces: Faces
 
     def begin(self) -> None:
-        """Put on record that the run is about to compare faces. Raises `TablesDamaged` if it was there before."""
+        """Put on record that the run is about to compare faces. Raises `TablesDamaged` if it was there before.
+
+        Raises `UsageError` if the gallery is another by now: who was removed while the run waited for the tables must
+        not be recognised.
+        """
+        meant = self.faces.terms.gallery
+        if read_gallery(meant.url).version != meant.version:
+            raise UsageError(f"gallery {meant.url} was changed while this run waited for the tables: start it again")
         self._append("begun", {})
 
     def end(self, *, status: str) -> None:

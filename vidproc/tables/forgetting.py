@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidproc.errors import UsageError
-from vidproc.schema import ANNOTATION_TABLES, FACES, FORGOTTEN, LEDGER, VIDEOS, Table
+from vidproc.schema import ANNOTATION_TABLES, FACES, FORGOTTEN, LEDGER, VIDEOS
 from vidproc.tables import deltalog, sql
 from vidproc.tables.announced import await_compactions
 from vidproc.tables.commit import Commits
+from vidproc.tables.gallery import pictures_of, remove_person
 from vidproc.tables.lease import LEASE_S, this_user
+from vidproc.tables.likeness import files_of, person_needles
 from vidproc.tables.parts import write_part
 from vidproc.tables.proof import Found, Needles, digest_of, search, vectors_of
 from vidproc.tables.store import Store
@@ -110,10 +112,20 @@ def allow_video(tables_url: str, uri: str, *, reference: str | None = None, leas
         _commit_told(commits, "allowed", {place_digest(uri): 0}, reference)
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """By what the faces of a person are known that nobody named: unnamed ones with a cosine of at least `least` to one
+    of the person's pictures in any version of the gallery, and all unnamed ones of the same tracks."""
+
+    gallery_url: str
+    least: float
+
+
 def forget_person(
     tables_url: str,
     name: str,
     *,
+    likeness: Likeness | None = None,
     reference: str | None = None,
     lease_s: float = LEASE_S,
     progress: Progress | None = None,
@@ -121,23 +133,43 @@ def forget_person(
     """Make the faces of a person those of somebody unknown: no identity, no similarities, no vector. Raises LeaseLost.
 
     Their rows stay, as of any face: counts and tracks go on to fit. A vector that any file, live or not, ever gave this
-    name goes wherever it is. Take the person out of the gallery before, or the next run finds them again.
+    name goes wherever it is. With a `likeness` so do the vectors of faces that were not named, and at the end the
+    person leaves the gallery, which is searched too. Without one, take them out of the gallery before, or the next run
+    finds them again. A row that names somebody else stays, however alike.
     """
     deltalog.existing(Store(tables_url))
+    pictures = np.empty((0, 0), np.float32) if likeness is None else pictures_of(likeness.gallery_url, name)
     with Commits.open(tables_url, run_id=run_id_of("forget"), lease_s=lease_s, erases=True) as commits:
         await_compactions(commits.store, lease_s=lease_s)
-        needles = _person(commits.store, name)
+        needles = person_needles(
+            commits.store, name, pictures=pictures, least=1.0 if likeness is None else likeness.least
+        )
         rows = sum(_clear(commits, faces) for faces in _faces_of(commits.store, needles))
         _commit_told(commits, "person", {"": rows}, reference)
-        return _erase_and_prove(commits, needles, rows=rows, reference=reference, progress=progress)
+        gallery = None if likeness is None else likeness.gallery_url
+        return _erase_and_prove(
+            commits, needles, rows=rows, reference=reference, progress=progress, gallery_url=gallery
+        )
 
 
 def _erase_and_prove(
-    commits: Commits, needles: Needles, *, rows: int, reference: str | None, progress: Progress | None
+    commits: Commits,
+    needles: Needles,
+    *,
+    rows: int,
+    reference: str | None,
+    progress: Progress | None,
+    gallery_url: str | None = None,
 ) -> Forgotten:
+    """The gallery comes last: a kill before leaves the pictures by which the same command goes on."""
     commits.scrub()
     erased = erase(commits)
     files, found = search(commits.store, needles, progress=progress)
+    if gallery_url is not None and needles.name is not None:
+        if pictures_of(gallery_url, needles.name).size:
+            remove_person(gallery_url, needles.name)
+        more, left = search(Store(gallery_url), needles)
+        files, found = files + more, found + left
     _commit_told(commits, "proof", {"": len(found)}, reference, files=files)
     return Forgotten(videos=len(needles.ids), rows=rows, erased=erased, files=files, found=tuple(found))
 
@@ -148,19 +180,15 @@ def _erase_and_prove(
 def _known_places(store: Store) -> Iterator[tuple[str, str]]:
     """(video id, place) of every video that any file of `videos` or `ledger` knows; some more than once."""
     columns = pa.schema([VIDEOS.schema.field(name) for name in ("video_id", "uri", "member")])
-    for batch in sql.parquet_batches(store, _files_of(store, VIDEOS), columns):
+    for batch in sql.parquet_batches(store, files_of(store, VIDEOS), columns):
         for row in batch.to_pylist():
             yield row["video_id"], place_name(row["uri"], row["member"])
     columns = pa.schema([LEDGER.schema.field(name) for name in ("video_id", "facts")])
-    for batch in sql.parquet_batches(store, _files_of(store, LEDGER), columns):
+    for batch in sql.parquet_batches(store, files_of(store, LEDGER), columns):
         for row in batch.to_pylist():  # of videos that were never derived
             facts = json.loads(row["facts"] or "{}")
             if "uri" in facts:
                 yield row["video_id"], place_name(facts["uri"], facts.get("member") or "")
-
-
-def _files_of(store: Store, table: Table) -> list[str]:
-    return [path for path in store.list(table.name) if path.endswith(".parquet") and "/_delta_log/" not in path]
 
 
 def _remove_videos(commits: Commits, places: dict[str, set[str]], reference: str | None) -> int:
@@ -196,21 +224,6 @@ def _commit_told(
 
 
 # ---- persons
-
-
-def _person(store: Store, name: str) -> Needles:
-    """The name, and each vector that any file, live or not, gives to it."""
-    columns = pa.schema([FACES.schema.field(column) for column in ("identity", "vector")])
-    vectors: set[bytes] = set()
-    anchors: set[bytes] = set()
-    for batch in sql.parquet_batches(store, _files_of(store, FACES), columns):
-        named = batch.filter(pc.fill_null(pc.equal(batch.column("identity"), name), False))
-        for vector in vectors_of(named.column("vector")):
-            if vector is not None:
-                vectors.add(digest_of(vector))
-                anchors.add(vector[:8])
-    words = np.array(sorted(int.from_bytes(anchor, "little") for anchor in anchors if len(anchor) == 8), np.uint64)
-    return Needles(name=name, vectors=frozenset(vectors), anchors=words)
 
 
 def _faces_of(store: Store, needles: Needles) -> Iterator[pa.Table]:

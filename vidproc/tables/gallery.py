@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.numpy
 
 from vidproc.errors import UsageError
@@ -83,6 +84,19 @@ def remove_person(url: str, name: str) -> Gallery:
         if file.is_temporary:  # what a killed writer left may hold anybody's vectors
             store.delete(file.path)
     return current
+
+
+def pictures_of(url: str, name: str) -> npt.NDArray[np.float32]:
+    """The vectors of a person's pictures in all versions, float32 [pictures, size]; none where no version has them.
+
+    Raises `UsageError` when there is no gallery.
+    """
+    store = Store(url)
+    if not (versions := _versions(store)):
+        raise UsageError(f"there is no gallery at {url}")
+    people = [_read(store, url, version).person(name) for version in versions]
+    found = [person.vectors for person in people if person is not None]
+    return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 0), np.float32)
 
 
 def _with(people: tuple[Person, ...], person: Person) -> tuple[Person, ...]:

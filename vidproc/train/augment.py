@@ -5,7 +5,7 @@ the epoch and the sample, so that neither the number of workers nor a restart ch
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,13 @@ PICTURES: dict[str, Callable[[int, int], Any]] = {
 
 GEOMETRIC = frozenset({"crop", "shift", "flip", "rotate", "turn"})
 
+BY_THE_TASK = {
+    "single": frozenset({"hide"}),
+    "multi": frozenset({"hide"}),
+    "detection": frozenset({"flip", "crop"}),
+}
+"""Changes that a kind of training makes itself, batch by batch: they are of spectrograms, or move boxes too."""
+
 
 def _roll(sound: Sample, rng: np.random.Generator) -> Sample:
     return np.roll(sound, int(rng.integers(len(sound))), axis=0)
@@ -91,6 +98,13 @@ def _hiss(sound: Sample, rng: np.random.Generator) -> Sample:
 SOUNDS: dict[str, Callable[[Sample, np.random.Generator], Sample]] = {"roll": _roll, "gain": _gain, "hiss": _hiss}
 
 
+def check_mirror(names: Collection[str], categories: Sequence[str]) -> None:
+    """Raises `UsageError` where a mirror would make a category's name wrong."""
+    directed = [name for name in categories if DIRECTIONS & set(re.split("[^a-z]+", name.lower()))]
+    if "flip" in names and directed:
+        raise UsageError(f"--augment flip would make {directed[:3]} wrong: leave it out")
+
+
 class Augment:
     """The chosen changes in order. Raises `UsageError` on an unknown name, or a mirror where labels say directions."""
 
@@ -100,9 +114,7 @@ class Augment:
         known = SOUNDS if self._sound else PICTURES
         if unknown := sorted(set(names) - set(known)):
             raise UsageError(f"--augment {', '.join(unknown)} is unknown here: use some of {', '.join(known)}")
-        directed = [name for name in categories if DIRECTIONS & set(re.split("[^a-z]+", name.lower()))]
-        if "flip" in names and directed:
-            raise UsageError(f"--augment flip would make {directed[:3]} wrong: leave it out")
+        check_mirror(names, categories)
         self._size = sample_shape[-3:-1]
         self._transforms: list[Any] | None = None
 

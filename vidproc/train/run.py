@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 from vidproc import __version__
 from vidproc.command import log
 from vidproc.errors import UsageError
+from vidproc.media.geometry import displayed_of
 from vidproc.pipeline.cluster import Cluster, connected
 from vidproc.tables.store import Store
-from vidproc.train.augment import Augment
+from vidproc.train.augment import BY_THE_TASK, Augment
 from vidproc.train.examples import found_categories, read_examples
 from vidproc.train.feed import Feed, Look
 from vidproc.train.options import TrainConfig
 from vidproc.train.result import check_describable, save_result
+from vidproc.views import Frames
 
 
 def run(config: TrainConfig) -> int:
@@ -158,7 +160,15 @@ def _failure(kind: str, message: str) -> Exception:
 
 
 def _labels(feed: Feed) -> list[Any]:
-    return [json.loads(label) for label in feed.examples["label"].to_pylist()]
+    """Of each example. Boxes are of the whole picture: they become those of what the network sees of it."""
+    from vidproc.train.boxes import in_view
+
+    labels = [json.loads(label) for label in feed.examples["label"].to_pylist()]
+    view = feed.look.view
+    if not isinstance(view, Frames) or not any(isinstance(label, dict) for label in labels):
+        return labels
+    shown = [displayed_of(json.loads(facts)) for facts in feed.examples["facts"].to_pylist()]
+    return [in_view(label, view.picture, size) for label, size in zip(labels, shown, strict=True)]
 
 
 def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Sequence[str]) -> Feed | None:
@@ -178,7 +188,7 @@ def _feed(config: TrainConfig, examples: pa.Table, split: str, categories: Seque
         sound_us=None if hears is None else hears.sound_us,
     )
     augment = Augment(
-        () if even else [name for name in config.augment if name != "hide"],
+        () if even else [name for name in config.augment if name not in BY_THE_TASK.get(config.task, ())],
         sample_shape=config.sample_shape,
         categories=categories,
     )

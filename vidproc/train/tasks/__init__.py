@@ -6,7 +6,7 @@ from vidproc.errors import UsageError
 from vidproc.models.detection_spec import DetectionSpec
 from vidproc.models.specs import ResidualSpec, RestorationSpec
 from vidproc.models.zoo import spec_of
-from vidproc.train.augment import GEOMETRIC
+from vidproc.train.augment import BY_THE_TASK, GEOMETRIC, check_mirror
 from vidproc.train.options import TrainConfig
 from vidproc.train.tasks.base import Task
 from vidproc.train.tasks.classify import Classification
@@ -37,9 +37,12 @@ def _chain(config: TrainConfig) -> ResidualSpec:
 
 
 def _detection(config: TrainConfig, categories: tuple[str, ...]) -> Task:
-    if moving := sorted(GEOMETRIC & set(config.augment)):
+    asked = set(config.augment)
+    if moving := sorted((GEOMETRIC & asked) - BY_THE_TASK["detection"]):
         raise UsageError(f"--augment {' '.join(moving)} would move pictures but not their boxes: leave it out")
-    return Detection(categories=categories, spec=DetectionSpec(backbone=_chain(config), **config.detector))
+    check_mirror(asked, categories)
+    spec = DetectionSpec(backbone=_chain(config), **config.detector)
+    return Detection(categories=categories, spec=spec, flip="flip" in asked, crop="crop" in asked)
 
 
 def _embedding(config: TrainConfig, categories: tuple[str, ...]) -> Task:

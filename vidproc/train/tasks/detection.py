@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidproc.models.detection_spec import DetectionSpec
 from vidproc.models.detector import Detector
+from vidproc.train.boxes import changed
 from vidproc.train.tasks.base import Batch
 
 Array = npt.NDArray[np.float32]
@@ -18,11 +19,17 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A label is {"boxes": float [k, 4], "labels": [k]}: x1, y1, x2, y2 in 0..1 of the picture, and of `categories`
-    the names or indices; k may be 0. Boxes without an area are left out."""
+    """A label is {"boxes": float [k, 4], "labels": [k]}: x1, y1, x2, y2 in 0..1 of what the network sees, which
+    `train.boxes.in_view` makes of a whole picture's, and of `categories` the names or indices; k may be 0. Boxes
+    without an area are left out.
+
+    `flip`, `crop`: changes at random that move boxes with their pictures, of each batch: `boxes.changed`.
+    """
 
     categories: tuple[str, ...]
     spec: DetectionSpec
+    flip: bool = False
+    crop: bool = False
 
     def network(self) -> nn.Module:
         from vidproc.models.detection import build_detector  # takes torchvision's three seconds
@@ -37,7 +44,10 @@ class Detection:
         ]
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        losses: dict[str, Tensor] = network(batch.inputs, batch.truth)
+        inputs, truth = batch.inputs, batch.truth
+        if self.flip or self.crop:
+            inputs, truth = changed(inputs, truth, flip=self.flip, crop=self.crop)
+        losses: dict[str, Tensor] = network(inputs, truth)
         return torch.stack(list(losses.values())).sum()
 
     @torch.no_grad()
