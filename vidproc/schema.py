@@ -10,6 +10,9 @@ import pyarrow as pa
 STATUSES = ("labelled", "partial", "empty", "quarantined", "missing")
 """What can become of a video or a segment. `deferred` exists in `runs` only: planned, not reached."""
 
+FAILED = ("quarantined", "missing")
+"""Those of the states in which nothing of it could be used."""
+
 COMMON = ("video_id", "annotator", "model_id", "run_id")
 """Columns that every annotation row carries."""
 
@@ -85,7 +88,7 @@ LABELS = Table(
         [
             *_ANNOTATION,
             *_SPAN,
-            _key("scope", pa.string()),  # sample (one clip or frame) or video (merged over all of it)
+            _key("scope", pa.string()),  # sample (one clip or frame), span (over consecutive ones) or video (all of it)
             _key("task", pa.string()),
             _key("label", pa.string()),
             _key("label_id", pa.int32()),
@@ -235,7 +238,8 @@ LEDGER = Table(
             _key("at", _AT),
             ("facts", pa.string()),  # what the probe found, as JSON: `derive` needs no second look at the video
             _key("samples", pa.int32()),
-            ("tally", pa.list_(pa.float32())),  # scores summed over `samples`: exact means over whole videos
+            ("tally", pa.list_(pa.float32())),  # scores added up over `samples`: exact ones of whole videos
+            ("notes", pa.string()),  # JSON: what else of a segment is needed when its whole video is there
         ]
     ),
     key=("video_id", "annotator", "model_id", "segment"),

@@ -146,8 +146,8 @@ def test_rows_and_tallies() -> None:
         ]
     ]
     assert annotation.samples == 2
-    np.testing.assert_allclose(annotation.tally, [0.75, 0.25, 1.0], atol=1e-6)
-    whole = annotator.label_rows(annotation.tally / annotation.samples).to_pylist()
+    np.testing.assert_allclose(annotation.tally, [0.75, 0.25, 1.0, 0], atol=1e-6)  # both are black: none has a vote
+    whole = annotator.label_rows(annotator.mean_scores(annotation.tally, annotation.samples)).to_pylist()
     assert [(row["label"], row["rank"], row["task"]) for row in whole] == [("blue", 1, "object"), ("red", 2, "object")]
 
 

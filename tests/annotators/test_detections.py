@@ -1,32 +1,26 @@
 """Boxes: where they lie in the picture, which are left out, and that real networks find what is drawn."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from media.decoding import source_of
+from by_steps import annotated, over_video
+from by_steps import said as said_of
 from torch import nn
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.detecting import MOST, BoxNetwork, FixedForm, load_finder
 from vidproc.annotators.detections import DetectionNetwork, Detections
 from vidproc.errors import NotFinite, UsageError, WeightsError
-from vidproc.media.guard import close_guards
 from vidproc.media.samples import Samples
 from vidproc.models.detector import PublishedDetector, resolve_detector
 from vidproc.models.load_detector import Published, load_detector
 from vidproc.models.published_detectors import BUILDERS, VIEW, without_gaps
-from vidproc.pipeline import steps
-from vidproc.pipeline.rows import annotation_rows
-from vidproc.schema import DETECTIONS
-from vidproc.tables.plan import PLAN
 from vidproc.train.demo_detector import letterboxed
 from vidproc.train.drawn_boxes import HELD_OUT
 from vidproc.train.synthetic import SHAPES
@@ -246,15 +240,19 @@ def test_weights_that_are_no_detector_say_what_would_be(spec: str, said: str) ->
 # ---- end to end
 
 
-def moving(path: Path, *, seconds: int, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """A bright square of 40 pixels that goes from left to right over grey, as video; its centres, frame by frame."""
+def moving(path: Path, *, seconds: int, size: tuple[int, int], cut: int | None = None) -> list[tuple[float, float]]:
+    """A bright square of 40 pixels that goes from left to right over grey, as video; its centres, frame by frame.
+
+    From frame number `cut` on it does so over another ground.
+    """
     width, height = size
     centres = []
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(10 * seconds):
-            picture = np.full((height, width, 3), (70, 90, 80), np.uint8)
+            behind = (70, 90, 80) if cut is None or number < cut else (30, 30, 110)
+            picture = np.full((height, width, 3), behind, np.uint8)
             x, y = 30 + (width - 60) * number / (10 * seconds), height / 2
             left, top = round(x - 20), round(y - 20)
             picture[top : top + 40, left : left + 40] = (230, 210, 60)
@@ -285,23 +283,30 @@ def check(rows: list[dict[str, Any]], tracks: list[dict[str, Any]], centres: lis
     assert longest["start_us"] < 1_000_000 and 33_000_000 < longest["end_us"] <= 34_000_000
 
 
+def followed(demo: Detections, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Detections and tracks of a file."""
+    found, facts = annotated(demo, path)
+    assert (facts["displayed_width"], facts["displayed_height"]) == SIZE
+    return said_of(found, "detections").to_pylist(), over_video(demo, found, facts)["tracks"].to_pylist()
+
+
 def test_a_drawn_thing_is_found_and_followed_across_a_segment_border(demo: Detections, tmp_path: Path) -> None:
-    """By the label job's own steps, without Ray."""
     path = tmp_path / "a.mp4"
     centres = moving(path, seconds=SECONDS, size=SIZE)
-    unit = {"annotator": "detections", "model_id": demo.model_id, "done": [], "n_segments": None}
-    video = {"video_id": "v", **vars(source_of(path)), "work": [unit]}
-    settings = steps.Settings("run", str(tmp_path / "tables"), {"detections": demo})
-    try:
-        segments = steps.probe(pa.Table.from_pylist([video], schema=PLAN), settings=settings)
-        decoded = pa.concat_tables(list(steps.decode(segments, settings=settings)))
-    finally:
-        close_guards()
-    facts = json.loads(segments["facts"][0].as_py())
-    assert (facts["displayed_width"], facts["displayed_height"]) == SIZE and len(segments) == 2
-    rows = annotation_rows(steps.Annotate(settings, device="cpu")(decoded), DETECTIONS)
-    found = demo.over_video({"detections": rows.select(DETECTIONS.body.names)}, facts)
-    check(rows.to_pylist(), found["tracks"].to_pylist(), centres)
+    check(*followed(demo, path), centres)
+
+
+@pytest.mark.parametrize("cut", [15, 16])
+def test_no_track_goes_on_across_a_cut(demo: Detections, tmp_path: Path, cut: int) -> None:
+    """Although the thing is where it would have been. Cuts on a frame that the detector sees, and between two."""
+    moving(tmp_path / "a.mp4", seconds=3, size=SIZE, cut=cut)
+    _, tracks = followed(demo, tmp_path / "a.mp4")
+    cut_us = cut * 100_000
+    assert sum(track["n_detections"] >= 5 for track in tracks) == 2
+    for track in tracks:
+        times = [int(name.split("-")[0]) for name in track["detection_ids"]]
+        assert times[-1] < cut_us or times[0] >= cut_us
+        assert not track["start_us"] < cut_us < track["end_us"], "nor does its span"
 
 
 @pytest.mark.ray

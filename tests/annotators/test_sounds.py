@@ -74,7 +74,7 @@ def test_steps_that_are_silent_get_no_rows(tmp_path: Path) -> None:
     assert spans == [*first, (33_500_000, 34_000_000), (34_000_000, 34_250_000)]
     assert set(rows["task"].to_pylist()) == {"audio"} and set(rows["scope"].to_pylist()) == {"sample"}
     assert annotation.samples == 5
-    assert annotation.tally is not None and annotation.tally.sum() == pytest.approx(5, abs=1e-5)
+    assert annotation.tally is not None and annotation.tally[:-1].sum() == pytest.approx(5, abs=1e-5)
     assert all(piece.shape == (1, 8000, 1) for piece in network.scorer.heard)  # type: ignore[attr-defined]
 
 

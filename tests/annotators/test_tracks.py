@@ -85,6 +85,31 @@ def test_the_class_is_voted_by_score_and_a_second_name_is_not_followed() -> None
     assert track["label_id"] == 1
 
 
+def test_a_cut_ends_tracks_and_their_votes() -> None:
+    """One thing stands still across two cuts: three tracks, each named by what was seen in its own shot."""
+    rows = [seen(i * STEP_US, 0.3, label=i // 4, score=0.6 + 0.01 * (i % 4)) for i in range(12)]
+    assert [track["n_detections"] for track in followed(rows)] == [12]
+    cuts = [4 * STEP_US - 30_000, 8 * STEP_US]
+    found = tracks(table(rows), Following(), stride_us=STEP_US, end_us=12 * STEP_US, cuts_us=cuts).to_pylist()
+    assert [track["n_detections"] for track in found] == [4, 4, 4]
+    assert [track["label"] for track in found] == ["class-0", "class-1", "class-2"]
+    assert [(track["start_us"], track["end_us"]) for track in found] == [
+        (0, cuts[0]),
+        (4 * STEP_US, cuts[1]),
+        (8 * STEP_US, 12 * STEP_US),
+    ]
+    assert [track["best_time_us"] for track in found] == [3 * STEP_US, 7 * STEP_US, 11 * STEP_US]
+
+
+def test_cuts_between_tracks_change_nothing() -> None:
+    rows = walk(count=8) + walk(first=30, count=8)
+    plain = followed(rows)
+    with_cuts = tracks(
+        table(rows), Following(), stride_us=STEP_US, end_us=2 * SEGMENT_US, cuts_us=[20 * STEP_US, 25 * STEP_US]
+    )
+    assert with_cuts.to_pylist() == plain and len(plain) == 2
+
+
 def test_a_single_detection_and_an_unsure_beginning_are_no_tracks() -> None:
     assert followed([seen(0, 0.5)]) == []
     assert followed(walk(score=0.4)) == []

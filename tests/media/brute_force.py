@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import ColorRange, Interpolation
 
 from vidproc.views import Clips, Frames
@@ -78,8 +79,17 @@ def samples(path: str, views: list[Frames | Clips], facts: dict[str, Any]) -> li
     return results
 
 
+def first_field(frame: Any) -> Any:
+    """By a graph that has seen no other frame."""
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    graph.link_nodes(source, graph.add("separatefields"), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
+
+
 def picture(frame: Any, wanted: Any, aspect: Fraction | None) -> np.ndarray:
-    """uint8 [height, width, channels]: pixel aspect, rotation, one swscale pass, centre crop."""
+    """uint8 [height, width, channels]: one field, pixel aspect, rotation, one swscale pass, centre crop."""
     turns = int(frame.rotation) // 90 % 4
     width, height = round(frame.width * (aspect or 1)), frame.height
     if turns % 2:
@@ -90,6 +100,8 @@ def picture(frame: Any, wanted: Any, aspect: Fraction | None) -> np.ndarray:
         width, height = wanted.resize, round(wanted.resize * height / width)
     else:
         width, height = round(wanted.resize * width / height), wanted.resize
+    if frame.interlaced_frame:
+        frame = first_field(frame)
     small = frame.reformat(
         width=height if turns % 2 else width,
         height=width if turns % 2 else height,

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from decoding import source_of
+from drawn_box import SIZE, box_of, drawn, mask, turned
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,8 +21,6 @@ from vidproc.views import Clips, Frames, Picture, view_from_json, view_to_json
 SIDES = st.integers(1, 5000)
 ASPECTS = st.fractions(Fraction(1, 8), 8, max_denominator=64)
 TURNS = st.sampled_from([0, 90, 180, 270])
-BOX = (0.125, 0.25, 0.5, 0.375)
-"""Of the stored picture: whole pixels of 64 × 48, and elsewhere whichever way the picture is turned."""
 
 
 @given(st.tuples(SIDES, SIDES), ASPECTS, TURNS, st.tuples(st.integers(1, 1000), st.integers(1, 1000)), st.data())
@@ -86,58 +85,25 @@ def test_facts_that_say_no_size() -> None:
 # ---- against pixels that were decoded
 
 
-def drawn(path: Path, *, aspect: Fraction) -> Path:
-    """A dark video of 64 × 48 stored pixels with `BOX` in white."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"qp": "1"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
-        stream.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio = aspect
-        picture = np.zeros((48, 64, 3), np.uint8)
-        x1, y1, x2, y2 = (round(share * side) for share, side in zip(BOX, (64, 48, 64, 48), strict=True))
-        picture[y1:y2, x1:x2] = 255
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
-def turned(path: Path, degrees: int) -> Path:
-    """The same MP4 with a rotation, counter-clockwise, in its track's header."""
-    one, video = 1 << 16, path.read_bytes()
-    a, b = {0: (one, 0), 90: (0, -one), 180: (-one, 0), 270: (0, one)}[degrees]
-    at = video.index(b"tkhd") + 4 + 40
-    matrix = b"".join((n & 0xFFFFFFFF).to_bytes(4, "big") for n in (a, b, 0, -b, a, 0, 0, 0, 1 << 30))
-    path.write_bytes(video[:at] + matrix + video[at + 36 :])
-    return path
-
-
-def box_of(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
-
-
 @pytest.mark.parametrize("aspect", [Fraction(1), Fraction(4, 3), Fraction(8, 15)])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_a_drawn_box_is_found_where_it_is(tmp_path: Path, degrees: int, aspect: Fraction) -> None:
     """In letterboxes of every shape, within a pixel of the sample."""
     path = turned(drawn(tmp_path / "a.mp4", aspect=aspect), degrees)
-    stored = np.zeros((48, 64), int)
-    x1, y1, x2, y2 = (round(share * side) for share, side in zip(BOX, (64, 48, 64, 48), strict=True))
-    stored[y1:y2, x1:x2] = 1
-    upright = np.rot90(stored, degrees // 90)
+    upright = np.rot90(mask(), degrees // 90)
     sides = np.tile(upright.shape[::-1], 2)
     with Guard() as guard:
         source = source_of(path)
         facts = probed(guard, source)
         shown = displayed_of(facts)
-        assert shown == displayed(64, 48, aspect=aspect, turn=degrees)
+        assert shown == displayed(*SIZE, aspect=aspect, turn=degrees)
         for resize in ((120, 120), (64, 200), (199, 61), (480, 640)):
             view = Frames(fps=10, picture=Picture(resize=resize, letterbox=True))
             [sample] = glimpses(guard, source, facts, view, starts_us=[facts["start_us"]])
             where = place(view.picture, shown)
             assert (sample[where.height :] == GREY).all() and (sample[:, where.width :] == GREY).all()
             inside = sample[: where.height, : where.width, 0]
-            expected = where.pixels(box_of(upright > 0) / sides)
+            expected = where.pixels(box_of(upright) / sides)
             assert np.abs(expected - box_of(inside > 127)).max() <= 1, (resize, degrees)
 
 

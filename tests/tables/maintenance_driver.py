@@ -23,7 +23,7 @@ from made_rows import segment_parts, unit_keys
 
 from vidproc.tables.commit import Commits, replace_units
 from vidproc.tables.compaction import compact
-from vidproc.tables.forgetting import forget_person, forget_videos
+from vidproc.tables.forgetting import Likeness, forget_person, forget_videos
 from vidproc.tables.store import Store
 from vidproc.tables.vacuum import vacuum
 
@@ -32,6 +32,9 @@ VERBS: dict[str, Callable[[str, str], Any]] = {
     "vacuum": lambda url, _: vacuum(url, older_than_h=0),
     "forget": forget_videos,
     "forget_person": forget_person,
+    "forget_alike": lambda folder, name: forget_person(
+        f"{folder}/tables", name, likeness=Likeness(f"{folder}/gallery", 0.4)
+    ),
 }
 
 

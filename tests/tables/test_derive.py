@@ -21,11 +21,14 @@ from made_rows import (
     unit_keys,
 )
 
+from vidproc.annotators.objects import Objects
+from vidproc.annotators.votes import Said
 from vidproc.errors import TablesDamaged
+from vidproc.models.weights import resolve_weights
 from vidproc.schema import LEDGER, SHOTS, VIDEOS, WHOLE_VIDEO
 from vidproc.tables import sql
 from vidproc.tables.commit import Commits, replace_units
-from vidproc.tables.derive import _whole_videos, derive, pending_derivations
+from vidproc.tables.derive import derive, pending_derivations, whole_videos
 from vidproc.tables.merge import merge_coverage, merge_status
 
 ACTIONS = {"actions": FakeAnnotator()}
@@ -270,7 +273,7 @@ def test_what_only_a_whole_video_tells_takes_the_place_of_its_segments_rows(
 def test_cuts_fall_between_videos() -> None:
     ids = list("aabbbbbbbcdd")
     batches = [pa.record_batch({"video_id": ids[i : i + 2]}) for i in range(0, len(ids), 2)]
-    pieces = [piece.column("video_id").to_pylist() for piece in _whole_videos(iter(batches), 4)]
+    pieces = [piece.column("video_id").to_pylist() for piece in whole_videos(iter(batches), 4)]
     assert [v for piece in pieces for v in piece] == ids
     assert all(one[-1] != two[0] for one, two in itertools.pairwise(pieces))
     assert len(pieces) > 1
@@ -294,3 +297,37 @@ def test_derive_on_s3(place: str) -> None:
         assert derive(commits, ACTIONS) == 1
     assert tables.video("a")["status"] == "labelled"
     assert set(tables.video("a")) | {"labelled_at"} == set(VIDEOS.schema.names)
+
+
+def test_spans_and_votes_are_those_of_the_whole_video_in_whatever_order_its_segments_came(tmp_path: Path) -> None:
+    """A circle from the first segment into the third; the second is black at its end, which says nothing."""
+    circles = Objects(weights=resolve_weights("demo:objects"))
+    scores = np.full((3, 4, 5), 0.02, np.float32)
+    scores[0, 2:, 0], scores[1, :2, 0], scores[2, 2:, 0] = 0.3, 0.9, 0.8
+    scores[1, 2:, 1] = 0.95  # what a network takes black for
+    fit = np.ones((3, 4), bool)
+    fit[1, 2:] = False
+    rows = []
+    for number in range(3):
+        starts = number * LENGTH_US + np.arange(4) * 250_000
+        said = Said(np.ones(4, bool), fit[number], fit[number])
+        found = circles.annotation(scores[number], starts, starts + 250_000, said)
+        made = {"samples": found.samples, "tally": found.tally, "notes": json.dumps(found.notes)}
+        rows += ledger_rows("a", [number], n_segments=3, annotator="objects", model_id=circles.model_id, **made)
+    outcomes = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        tables = Tables(str(tmp_path / str(order[0])))
+        for number in order:
+            tables.add([rows[number]])
+        assert tables.derive({"objects": circles}) == 1
+        rows_of = [row | {"run_id": ""} for row in read(tables.url, "labels")]
+        outcomes.append(sorted(rows_of, key=lambda row: (row["scope"], row["start_us"], row["label_id"])))
+    assert outcomes[0] == outcomes[1]
+    spans = [row for row in outcomes[0] if row["scope"] == "span"]
+    assert [(row["label"], row["start_us"], row["end_us"]) for row in spans] == [
+        ("circle", 500_000, 1_500_000),
+        ("circle", 2_500_000, 3_000_000),
+    ]
+    [best] = [row for row in outcomes[0] if row["scope"] == "video"]
+    assert (best["label"], best["rank"]) == ("circle", 1)
+    assert best["score"] == pytest.approx(scores[..., 0][fit].mean(), rel=1e-6)

@@ -20,14 +20,16 @@ class Annotation:
     """What one annotator says of one segment.
 
     `rows`: table name → its rows, in the table's schema less the common columns (video_id, annotator, model_id,
-    run_id). `samples`, `tally`: how many samples were scored and their scores' sum (float32 [labels]), so that means
-    over a whole video are exact; None where there is nothing to average. `reason`: code of an `InputError` where the
-    annotator had to leave something out: the segment is then `partial`.
+    run_id). `samples`, `tally`: how many samples were scored, and their scores' sum (float32 [labels]) or whatever else
+    the annotator's `joined_tally` adds up, so that scores of a whole video are exact; None where there is nothing to
+    add. `notes`: what `over_video` needs of the segment beside rows, as JSON can hold it. `reason`: code of an
+    `InputError` where the annotator had to leave something out: the segment is then `partial`.
     """
 
     rows: Mapping[str, pa.Table] = field(default_factory=dict)
     samples: int = 0
     tally: npt.NDArray[np.float32] | None = None
+    notes: Any = None
     reason: str | None = None
 
 
@@ -43,6 +45,13 @@ class OfSegments:
 
     reads: ClassVar[tuple[str, ...]] = ()
     replaces: ClassVar[tuple[str, ...]] = ()
+
+    def joined_tally(self, tallies: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        total: npt.NDArray[np.float64] = tallies.sum(axis=0)
+        return total
+
+    def mean_scores(self, tally: npt.NDArray[np.float64], samples: int) -> npt.NDArray[np.float32]:
+        return np.asarray(tally / samples, np.float32)
 
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:  # noqa: ARG002
         return None
@@ -93,12 +102,21 @@ class Annotator(Protocol):
     @property
     def views(self) -> tuple[View, ...]: ...
 
+    def joined_tally(self, tallies: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The tallies of a video's segments, float64 [segments, numbers] in their order, as one: float64 [numbers]."""
+
+    def mean_scores(self, tally: npt.NDArray[np.float64], samples: int) -> npt.NDArray[np.float32]:
+        """A whole video's scores by its joined tally and how many samples, one at least, went into it."""
+
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None:
         """Columns task, label, label_id, score, rank of a whole video's mean scores; None if it has no labels."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Tables whose rows `over_video` needs: what this annotator itself said of the video's segments."""
+        """Tables whose rows `over_video` needs: what this annotator itself said of the video's segments.
+
+        Of `ledger` these are the segments' own rows, in order, with `notes` as JSON.
+        """
 
     @property
     def replaces(self) -> tuple[str, ...]:

@@ -1,5 +1,10 @@
-"""What things are where: a detector on single frames fills `detections`; followed over the whole video, `tracks`."""
+"""What things are where: a detector on single frames fills `detections`; followed over the whole video, `tracks`.
 
+A track ends where a shot does. So shots are looked for here too, as `shots` does it, whether that is run or not: what
+tracks there are must not depend on who else looked at the video, and when.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
@@ -11,6 +16,7 @@ from pydantic import TypeAdapter
 
 from vidproc.annotators.base import Annotation, Network, OfSegments
 from vidproc.annotators.rows import model_id, no_rows, rows_of
+from vidproc.annotators.shots import Shots, joined, provisional
 from vidproc.annotators.tracking import Following, tracks
 from vidproc.errors import UsageError
 from vidproc.media.geometry import Place, place
@@ -18,7 +24,7 @@ from vidproc.media.samples import Samples
 from vidproc.models.detection_spec import DetectionSpec
 from vidproc.models.detector import Detector, PublishedDetector, resolve_detector
 from vidproc.models.restorer import Restorer
-from vidproc.schema import DETECTIONS, TRACKS
+from vidproc.schema import DETECTIONS, LEDGER, TRACKS
 from vidproc.views import Frames, View, view_to_json
 
 _LEAST_SIDE = 1.0
@@ -39,9 +45,9 @@ class Detections(OfSegments):
 
     name: ClassVar[str] = "detections"
     default_weights: ClassVar[str] = "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tables: ClassVar[tuple[str, ...]] = (DETECTIONS.name,)
-    reads: ClassVar[tuple[str, ...]] = (DETECTIONS.name,)
+    reads: ClassVar[tuple[str, ...]] = (DETECTIONS.name, LEDGER.name)
 
     weights: Detector | PublishedDetector = field(repr=False)
     fps: float | None = None
@@ -69,7 +75,7 @@ class Detections(OfSegments):
 
     @property
     def views(self) -> tuple[View, ...]:
-        return (self.view,)
+        return (self.view, Shots.clips)
 
     @property
     def model_id(self) -> str:
@@ -79,7 +85,7 @@ class Detections(OfSegments):
             found.architecture,
             weights=found.sha256,
             views=[view_to_json(view) for view in self.views],
-            version=self.version,
+            version=[self.version, Shots.version],
             network=network,
             settings=[self.floor, self.most, found.mean, found.std, found.categories],
             following=asdict(self.following),
@@ -96,8 +102,15 @@ class Detections(OfSegments):
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:
         """The tracks that the video's detections make: see `tracking.tracks`."""
+        start_us, end_us = int(facts["start_us"]), int(facts["end_us"])
+        notes = [json.loads(note) for note in rows[LEDGER.name]["notes"].to_pylist() if note is not None]
+        marks = joined([mark for marks in notes for mark in marks], start_us=start_us, end_us=end_us)
         found = tracks(
-            rows[DETECTIONS.name], self.following, stride_us=self.view.stride_us, end_us=int(facts["end_us"])
+            rows[DETECTIONS.name],
+            self.following,
+            stride_us=self.view.stride_us,
+            end_us=end_us,
+            cuts_us=[mark["start_us"] for mark in marks],
         )
         return {TRACKS.name: found}
 
@@ -165,9 +178,16 @@ class DetectionNetwork:
         view = self.annotator.view
         present = [i for i, segment in enumerate(segments) if view in segment and len(segment[view])]
         found = self.finder.boxes([segments[i][view].data for i in present])
-        annotations = [Annotation(rows={DETECTIONS.name: no_rows(DETECTIONS)}) for _ in segments]
+        annotations = [
+            Annotation(rows={DETECTIONS.name: no_rows(DETECTIONS)}, notes=_cuts(segment.get(Shots.clips)))
+            for segment in segments
+        ]
         for i, boxes in zip(present, found, strict=True):
             samples = segments[i][view]
-            rows = self.annotator.rows(boxes, samples)
-            annotations[i] = Annotation(rows={DETECTIONS.name: rows}, samples=len(samples))
+            rows = {DETECTIONS.name: self.annotator.rows(boxes, samples)}
+            annotations[i] = replace(annotations[i], rows=rows, samples=len(samples))
         return annotations
+
+
+def _cuts(clips: Samples | None) -> list[dict[str, Any]] | None:
+    return provisional(clips, between=True) if clips is not None and len(clips) else None

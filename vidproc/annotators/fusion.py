@@ -16,6 +16,8 @@ import pyarrow as pa
 from vidproc.annotators.base import Annotation, Network, OfSegments
 from vidproc.annotators.classify import top_labels
 from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
+from vidproc.annotators.spans import BEGIN, KEEP, noted, runs, spans
+from vidproc.annotators.votes import Said
 from vidproc.errors import UsageError
 from vidproc.media.samples import Samples
 from vidproc.media.windows import pieces, windows
@@ -23,7 +25,7 @@ from vidproc.models.fuser import FusionWeights, resolve_fusion
 from vidproc.models.restorer import Restorer
 from vidproc.models.spectrum import Listening
 from vidproc.models.weights import Weights
-from vidproc.schema import LABELS
+from vidproc.schema import LABELS, LEDGER
 from vidproc.views import MICROSECONDS, Audio, View, view_to_json
 
 Scores = npt.NDArray[np.float32]
@@ -36,7 +38,8 @@ class Fusion(OfSegments):
 
     name: ClassVar[str] = "fusion"
     task: ClassVar[str] = "event"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = (LEDGER.name,)
 
     weights: FusionWeights = field(repr=False)
     picture: Weights = field(repr=False)
@@ -75,6 +78,7 @@ class Fusion(OfSegments):
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.top_k, self.floor, self.weights.categories, sorted(self.weights.temperatures.items())],
+            whole=[BEGIN, KEEP],
             restorer=None if self.restorer is None else self.restorer.sha256,
         )
 
@@ -83,12 +87,16 @@ class Fusion(OfSegments):
         best = top_labels(mean_scores[None], top_k=self.top_k, floors=self.floor)
         return pa.table(best.labels(self.task, self.weights.categories))
 
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
+        """From when to when each label holds."""
+        return {LABELS.name: spans(rows[LEDGER.name], task=self.task, labels=self.weights.categories)}
+
     def rows(self, scores: Scores, start_us: Times, end_us: Times) -> pa.Table:
         """Rows of the `labels` table (less the common columns) for scores [moments, labels]."""
         best = top_labels(scores, top_k=self.top_k, floors=self.floor)
-        spans = {"start_us": start_us[best.sample], "end_us": end_us[best.sample]}
+        times = {"start_us": start_us[best.sample], "end_us": end_us[best.sample]}
         scope = {"scope": repeated("sample", len(best.sample))}
-        return rows_of(LABELS, {**spans, **scope, **best.labels(self.task, self.weights.categories)})
+        return rows_of(LABELS, {**times, **scope, **best.labels(self.task, self.weights.categories)})
 
     def load(self, device: str, *, compiled: bool = False) -> Network:
         """The three networks on `device`. Raises `WeightsError`."""
@@ -174,8 +182,14 @@ class FusionAnnotator:
     def _annotation(self, given: Moments | None, scores: Any) -> Annotation:
         if given is None:
             return Annotation(rows={LABELS.name: no_rows(LABELS)})
+        labels = len(self.fusion.weights.categories)
+        found = runs(
+            scores, given.start_us, given.end_us,
+            begin=np.full(labels, BEGIN, np.float32), said=Said.where(np.ones(len(scores), bool)), ranked=labels,
+        )  # fmt: skip
         return Annotation(
             rows={LABELS.name: self.fusion.rows(scores, given.start_us, given.end_us)},
+            notes=noted(found),
             samples=len(scores),
             tally=scores.sum(axis=0, dtype=np.float64).astype(np.float32),
         )

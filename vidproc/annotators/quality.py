@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vidproc.annotators.signals import FrameMeasures
 
 STRETCH_US = 2_000_000
+DARK = 26
+"""Luma below a tenth of white, of 0..255."""
 BLACK_SHARE = 0.98
 """A frame is black when at least this share of its pixels is darker than a tenth of white: FFmpeg's blackdetect."""
 FROZEN_DIFFERENCE = 0.001

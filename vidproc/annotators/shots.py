@@ -63,11 +63,7 @@ class Shots(WithoutWeights):
         if not found:
             return {}
         start_us, end_us = facts["start_us"], facts["end_us"]
-        begun_us = start_us + Shots.clips.stride_us  # nothing that is early elsewhere lies before
-        inside = [row for row in found if start_us < row["start_us"] < end_us]
-        marks = _apart(row for row in inside if row["shot"] > 0 or (row["shot"] < 0 and row["start_us"] < begun_us))
-        if marks and found[0]["shot"] == 0 and found[0]["transition"] == marks[0]["transition"] == "fade":
-            del marks[0]
+        marks = joined(found, start_us=start_us, end_us=end_us)
         starts = [start_us, *(mark["start_us"] for mark in marks)]
         columns = {
             "shot": np.arange(len(starts)),
@@ -92,20 +88,42 @@ class ShotsNetwork:
     def _annotate(self, clips: Samples | None) -> Annotation:
         if clips is None or not len(clips):
             return Annotation(rows={SHOTS.name: no_rows(SHOTS)})
-        pixels, at, frame_us, length = timeline(clips)
-        ends_video = clips.end_us[-1] < clips.start_us[-1] + Shots.clips.span_us
-        decided = length if ends_video else length - CONTEXT
-        found = [one for one in transitions(pixels, at, length) if one.sample < decided]
-        starts = [int(clips.start_us[0]), *(int(frame_us[one.frame]) for one in found)]
+        marks = provisional(clips)
+        starts = [mark["start_us"] for mark in marks]
         last_us = max(int(clips.end_us[-1]), starts[-1] + 1)
-        columns = {
-            "shot": [0, *(-i if one.sample < CONTEXT else i for i, one in enumerate(found, start=1))],
-            "start_us": starts,
-            "end_us": [*starts[1:], last_us],
-            "transition": ["fade" if is_flat(pixels[0]) else "start", *(one.kind for one in found)],
-            "score": [1.0, *(one.score for one in found)],
-        }
+        columns = {name: [mark[name] for mark in marks] for name in marks[0]} | {"end_us": [*starts[1:], last_us]}
         return Annotation(rows={SHOTS.name: rows_of(SHOTS, columns)}, samples=len(clips))
+
+
+def provisional(clips: Samples, *, between: bool = False) -> list[dict[str, Any]]:
+    """One segment's beginning and the transitions that it decides about: shot, start_us, transition, score of each.
+
+    `between`: a transition is put not at the new shot's first frame but half-way to it from the last before, where
+    moments that are given the nearest frame begin to show the new shot.
+    """
+    pixels, at, frame_us, length = timeline(clips)
+    ends_video = clips.end_us[-1] < clips.start_us[-1] + Shots.clips.span_us
+    decided = length if ends_video else length - CONTEXT
+    found = [one for one in transitions(pixels, at, length) if one.sample < decided]
+    first = {"shot": 0, "start_us": int(clips.start_us[0]), "score": 1.0}
+    marks = [first | {"transition": "fade" if is_flat(pixels[0]) else "start"}]
+    for number, one in enumerate(found, start=1):
+        begins_us = int(frame_us[one.frame])
+        if between:
+            begins_us = (int(frame_us[one.frame - 1]) + begins_us) // 2 + 1
+        shot = -number if one.sample < CONTEXT else number
+        marks.append({"shot": shot, "start_us": begins_us, "score": one.score, "transition": one.kind})
+    return marks
+
+
+def joined(found: Sequence[Mapping[str, Any]], *, start_us: int, end_us: int) -> list[Mapping[str, Any]]:
+    """A whole video's transitions, by time, of its segments' provisional ones, in their order."""
+    begun_us = start_us + Shots.clips.stride_us  # nothing that is early elsewhere lies before
+    inside = [row for row in found if start_us < row["start_us"] < end_us]
+    marks = _apart(row for row in inside if row["shot"] > 0 or (row["shot"] < 0 and row["start_us"] < begun_us))
+    if marks and found[0]["shot"] == 0 and found[0]["transition"] == marks[0]["transition"] == "fade":
+        del marks[0]
+    return marks
 
 
 def timeline(clips: Samples) -> tuple[Any, "npt.NDArray[np.int64]", "npt.NDArray[np.int64]", int]:

@@ -8,15 +8,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vidproc.annotators.quality import DARK
 from vidproc.annotators.upload import as_tensor
 
 Floats = npt.NDArray[np.float64]
 
 _FRAMES_AT_ONCE = 16
 """Bounds memory, and on a CPU keeps what is being worked on in the cache."""
-
-_DARK = 26
-"""Luma below a tenth of white, of 0..255."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ def _chunk_measures(pixels: Tensor, *, has_previous: bool) -> Tensor:
             std / 255,
             laplacian.var(dim=(1, 2), correction=0) / 255**2,
             both.abs_().mean((1, 2)) * (np.sqrt(np.pi / 2) / 6 / 255),
-            (pixels < _DARK).float().mean((1, 2)),
+            (pixels < DARK).float().mean((1, 2)),
             change,
         ]
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vidproc.annotators.base import Annotation, Network
 from vidproc.annotators.classify import Classifier, Scorer, Scores
 from vidproc.annotators.rows import no_rows
+from vidproc.annotators.votes import Said
 from vidproc.errors import NotFinite, UsageError, WeightsError
 from vidproc.media.samples import Samples
 from vidproc.media.windows import LEAST_STRIDE_US, Windows, piece_length, pieces, windows
@@ -154,13 +155,7 @@ class SoundsNetwork:
         if silence is not None:
             of_steps[~cut.heard, silence] = 1
             said[:] = True
-        spans = Samples(cut.found.start_us[said], cut.found.end_us[said], np.empty(0, np.int64), np.empty(0, np.int16))
-        of_said = of_steps[said]
-        return Annotation(
-            rows={LABELS.name: self.sounds.rows(of_said, spans)},
-            samples=len(of_said),
-            tally=of_said.sum(axis=0, dtype=np.float64).astype(np.float32),
-        )
+        return self.sounds.annotation(of_steps, cut.found.start_us, cut.found.end_us, Said.where(said))
 
 
 @dataclass(frozen=True, eq=False)

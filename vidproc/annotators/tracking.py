@@ -6,7 +6,7 @@ Overlap is that of boxes enlarged on all sides (Yang et al. 2022, arXiv:2211.143
 moves has often left its box. Tracks hold detections only: where one was not seen, nothing is made up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ _BUFFER_RATE = 30
 """The tracker counts its patience in frames of thirty a second, whatever the real rate."""
 
 _BOX = ("x1", "y1", "x2", "y2")
+
+Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +55,22 @@ class Following:
             raise UsageError(f"begin {self.begin} must be at least sure {self.sure}: only sure boxes begin a track")
 
 
-def tracks(rows: pa.Table, following: Following, *, stride_us: int, end_us: int) -> pa.Table:
+def tracks(
+    rows: pa.Table, following: Following, *, stride_us: int, end_us: int, cuts_us: Sequence[int] = ()
+) -> pa.Table:
     """Rows of `detections` of one video, by time → rows of `tracks`, by start: those of at least two detections.
 
     A track's class is what its detections say, weighted by their scores; its id is that of its first detection.
     `stride_us`: from one frame that was looked at to the next. `end_us`: of the video: no track ends later.
+    `cuts_us`: from when on another shot is seen, by time: no track goes on there.
     """
     if not rows.num_rows:
         return no_rows(TRACKS)
     said = _Said.of(rows)
-    found = sorted(_linked(said, following, stride_us=stride_us), key=lambda members: said.ids[members[0]])
-    described = [_described(np.array(members), said, stride_us=stride_us, end_us=end_us) for members in found]
+    borders = np.array([*cuts_us, end_us], np.int64)
+    linked = _linked(said, following, stride_us=stride_us, cuts_us=borders[:-1])
+    found = sorted(linked, key=lambda members: said.ids[members[0]])
+    described = [_described(np.array(members), said, stride_us=stride_us, borders_us=borders) for members in found]
     described.sort(key=lambda track: track["start_us"])
     return pa.Table.from_pylist(described, schema=TRACKS.body)
 
@@ -92,13 +99,15 @@ class _Said:
         )
 
 
-def _described(members: npt.NDArray[np.int64], said: _Said, *, stride_us: int, end_us: int) -> dict[str, Any]:
+def _described(members: Times, said: _Said, *, stride_us: int, borders_us: Times) -> dict[str, Any]:
     """One row of `tracks`. `members`: its detections' numbers, in time order."""
     scores = said.score[members].astype(np.float64)
     votes = np.bincount(said.label_id[members], weights=scores)
     label_id = int(votes.argmax())
     best = members[scores.argmax()]
     last_us = int(said.time_us[members[-1]])
+    shot = np.searchsorted(borders_us[:-1], last_us, side="right")
+    end_us = int(min(borders_us[shot], borders_us[-1]))
     return {
         "track_id": said.ids[members[0]],
         "start_us": int(said.time_us[members[0]]),
@@ -113,15 +122,16 @@ def _described(members: npt.NDArray[np.int64], said: _Said, *, stride_us: int, e
     }
 
 
-def _linked(said: _Said, following: Following, *, stride_us: int) -> Iterator[list[int]]:
+def _linked(said: _Said, following: Following, *, stride_us: int, cuts_us: Times) -> Iterator[list[int]]:
     """The numbers of each track's detections, in time order. Every detection is in one track at the most."""
     patience_us = round(following.patience_s * MICROSECONDS)
     times, firsts = np.unique(said.time_us, return_index=True)
     pieces = np.split(np.arange(len(said.time_us)), firsts[1:])
     links: _Links | None = None
-    before_us = 0
-    for time_us, members in zip(times.tolist(), pieces, strict=True):
-        if links is not None and time_us - before_us > patience_us:  # nothing goes on after that
+    before_us, before = 0, 0
+    shots = np.searchsorted(cuts_us, times, side="right")
+    for time_us, shot, members in zip(times.tolist(), shots.tolist(), pieces, strict=True):
+        if links is not None and (time_us - before_us > patience_us or shot != before):  # nothing goes on after that
             yield from links.tracks()
             links = None
         if links is None:
@@ -130,7 +140,7 @@ def _linked(said: _Said, following: Following, *, stride_us: int) -> Iterator[li
             for empty_us in range(before_us + stride_us, time_us - stride_us // 2, stride_us):
                 links.add(members[:0], said, empty_us)
         links.add(members, said, time_us)
-        before_us = time_us
+        before_us, before = time_us, shot
     if links is not None:
         yield from links.tracks()
 

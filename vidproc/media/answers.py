@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,25 @@ def checked_answer(
     if [one.shape for one in times] != [(count,) for count in expected]:
         raise KilledWorker("the decoder's answer makes no sense: its frames' times do not fit what was asked for")
     return times, float(coverage)
+
+
+def checked_corrupt(answer: Mapping[str, Any], *, most: int) -> npt.NDArray[np.int64]:
+    """The times of the frames that a decode calls corrupt, at most so many. Raises `KilledWorker`."""
+    told = answer.get("corrupt_us")
+    if isinstance(told, list) and len(told) <= most:
+        with suppress(TypeError, ValueError, OverflowError):
+            times = np.asarray(told, np.int64)
+            if times.ndim == 1:
+                return times
+    raise KilledWorker("the decoder's answer makes no sense: its corrupt frames are no list of times")
+
+
+def checked_frames(answer: Mapping[str, Any], *, most: int) -> int:
+    """How many frames a decode says that it decoded, over all its tries. Raises `KilledWorker`."""
+    frames = answer.get("frames")
+    if not isinstance(frames, int) or not 0 <= frames <= most:
+        raise KilledWorker(f"the decoder's answer makes no sense: frames is {clean_text(repr(frames), most=80)}")
+    return int(frames)
 
 
 def checked_text(answer: Mapping[str, Any], *, video: Span, segment: Span) -> tuple[list[TextSpan], bool]:

@@ -18,6 +18,7 @@ from vidproc.errors import Damaged
 from vidproc.media import planner
 from vidproc.media.container import BinaryFile, has_own_times, opened, select
 from vidproc.media.decoders import FrameClock, OrderClock, Pictures, Sounds, StampClock, measure_delay
+from vidproc.media.fields import FirstField
 from vidproc.media.gather import Gather, LateError
 from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, TEXT_RUN_IN_US, Extent, SegmentPackets, seek
 from vidproc.media.pixels import Slots
@@ -25,6 +26,9 @@ from vidproc.media.sampling import Span, data_shape, owned_starts, target_times
 from vidproc.media.sound import SoundTrack
 from vidproc.media.subtitles import SegmentText, text_streams
 from vidproc.views import Audio, Clips, Frames, Text, View, view_from_json
+
+MOST_PASSES = 2 * len(RUN_INS_US)
+"""How often one decode reads its stretch at the most: see `_decode`."""
 
 
 def prepare_process() -> None:
@@ -65,7 +69,7 @@ def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[s
     """
     started = time.process_time()
     views = [view_from_json(view) for view in request["views"]]
-    gather = _decode(file, request, views, output)
+    gather, frames = _decode(file, request, views, output)
     coverage = gather.coverage(request["frame_us"])
     if coverage <= 0:
         raise Damaged("nothing of this stretch decodes")
@@ -74,27 +78,33 @@ def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[s
     return {
         **text,
         "frame_us": [next(frame_us) if isinstance(view, Frames | Clips) else [] for view in views],
+        "corrupt_us": gather.corrupt_us,
         "coverage": coverage,
-        "frames": gather.frames,
+        "frames": frames,
         "damaged": gather.damaged,
         "cpu_s": time.process_time() - started,
     }
 
 
-def _decode(file: BinaryFile, request: dict[str, Any], views: list[View], output: memoryview) -> Gather:
-    """Try by plan from a near keyframe; without a plan if it does not hold; from further ahead if that was too late."""
-    planned = True
+def _decode(file: BinaryFile, request: dict[str, Any], views: list[View], output: memoryview) -> tuple[Gather, int]:
+    """Try by plan from a near keyframe; without a plan if it does not hold; from further ahead if that was too late.
+
+    Returns what the last try gathered, and how many frames all of them decoded.
+    """
+    planned, frames = True, 0
     for run_in_us in RUN_INS_US:
         try:
             gather = _gather(views, request, output)
             if planned and not _Pass(file, request, gather, run_in_us=run_in_us, planned=True).run():
                 planned = False
+                frames += gather.frames
                 gather = _gather(views, request, output)
             if not planned:
                 _Pass(file, request, gather, run_in_us=run_in_us, planned=False).run()
         except LateError:
+            frames += gather.frames
             continue
-        return gather
+        return gather, frames + gather.frames
     raise AssertionError("from the start of the file nothing is late")
 
 
@@ -104,6 +114,7 @@ def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> G
     places, _ = layout(views, video=video, segment=segment, still=request["still"], starts_us=request.get("starts_us"))
     limits = request["limits"]
     gather = Gather(segment, limits["frames"], limits["pixels"])
+    first_field = FirstField()
     for view, (offset, shape) in zip(views, places, strict=True):
         if isinstance(view, Text):
             gather.text = SegmentText(video, segment)
@@ -115,7 +126,8 @@ def _gather(views: list[View], request: dict[str, Any], output: memoryview) -> G
             gather.tracks.append(SoundTrack(view, segment, data))
         else:
             starts = _starts(view, request) if len(data) else np.empty(0, np.int64)
-            gather.slots.append(Slots(view, target_times(view, starts), data, shown=request.get("shown")))
+            shown = request.get("shown")
+            gather.slots.append(Slots(view, target_times(view, starts), data, shown=shown, first_field=first_field))
     gather.start()
     return gather
 

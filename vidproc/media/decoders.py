@@ -7,7 +7,7 @@ import av
 
 from vidproc.media.container import clock, prepare
 from vidproc.media.gather import Gather
-from vidproc.media.sound import sound_time
+from vidproc.media.sound import sound_time, with_layout
 from vidproc.views import MICROSECONDS
 
 _MOST_DELAY = 32
@@ -208,5 +208,6 @@ class Sounds:
             if time_us is None or not frame.sample_rate:
                 continue
             self._expected_us = time_us + frame.samples * MICROSECONDS // frame.sample_rate
+            named = with_layout(frame)
             for track in self._gather.tracks:
-                track.add(frame, time_us)
+                track.add(named, time_us)

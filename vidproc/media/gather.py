@@ -31,6 +31,7 @@ class Gather:
     frames: int = 0
     damaged: int = 0
     good_us: list[int] = field(default_factory=list)
+    corrupt_us: list[int] = field(default_factory=list)
     pictures_done: bool = False
     by_us: int | None = None  # after a seek, the latest time at which pictures may set in
     _held: Any = None  # the frame before, which the next one's time decides about
@@ -59,10 +60,11 @@ class Gather:
             if time_us <= self._held_us:
                 return
             self._give_held((self._held_us + time_us) // 2)  # a tie goes to the earlier frame
-        if not frame.is_corrupt:
+        if frame.is_corrupt:
+            self.corrupt_us.append(time_us)
+            self.damaged += wanted and time_us >= self.segment.start_us
+        else:
             self.good_us.append(time_us)
-        elif wanted and time_us >= self.segment.start_us:
-            self.damaged += 1
         if self._held is None and self.by_us is not None and time_us > self.by_us:
             raise LateError
         self._held, self._held_us = frame, time_us
@@ -92,6 +94,8 @@ class Gather:
         if not self.good_us:
             return 0.0
         wanted = np.concatenate(targets)
+        inside = wanted < self.segment.end_us  # a last clip reaches beyond the video: nothing is lost there
+        wanted = wanted[inside] if inside.any() else wanted
         good = np.unique(np.asarray(self.good_us, np.int64))
         near = max(MICROSECONDS, 2 * frame_us)
         if not self.damaged:  # gaps inside are the video's own; only a missing end is a loss

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,9 @@ _START_S, _STARTS = 120.0, 3
 """How long a sandbox may take to start, and how often it is tried: memory may be short for a moment."""
 _GRACE_S = 5.0
 """How long the sandbox may take to say how a child ended before it is replaced."""
+_MOST_BYTES = 1 << 50
+BYTES_READ: Counter[str] = Counter()
+"""Bytes of sources that this process's tasks have read, by task ("probe", "decode"), the failed ones too."""
 
 
 class Guard:
@@ -58,7 +62,7 @@ class Guard:
         """Run `task` ("probe" or "decode") on `source` in a fresh child; return its answer and the filled output.
 
         Raises what the child found (`NotMedia`, `Damaged`, …), `TimedOut`, `TooLarge`, `KilledWorker`, and what reading
-        the source raises (`Missing`, `Changed`, `Unreadable`). RuntimeError if this machine can start no process.
+        the source raises (see `open_source`). RuntimeError if this machine can start no process.
         """
         if output_bytes > self.limits.output_bytes:
             raise TooLarge(
@@ -140,7 +144,10 @@ class Guard:
         deadline = time.monotonic() + self.limits.seconds
         try:
             while len(message := receive(child, most=MOST_ANSWER, deadline=deadline)) <= QUESTION.size:
-                send(child, _bytes_for(message, source), deadline=deadline)
+                asked = time.monotonic()
+                data = _bytes_for(message, source)
+                deadline += time.monotonic() - asked  # what storage takes, no video is blamed for
+                send(child, data, deadline=deadline)
             answer = _parsed(message)
         except DeadlineError:
             self._end(kill=True)
@@ -197,9 +204,12 @@ def run_verified(
     guard: Guard, task: str, request: dict[str, Any], source: OpenSource, *, output_bytes: int = 0
 ) -> tuple[dict[str, Any], mmap.mmap | None]:
     """Run a task on an open source. Raises `Changed` before all else: a replaced file may look like a broken one."""
+    answer: dict[str, Any] = {}
     try:
-        return guard.run(task, request, source, output_bytes=output_bytes)
+        answer, output = guard.run(task, request, source, output_bytes=output_bytes)
+        return answer, output
     finally:
+        BYTES_READ[task] += source.bytes_read if source.local is None else answer.get("bytes_read", 0)
         source.verify()
 
 
@@ -237,7 +247,7 @@ def _parsed(message: bytes) -> dict[str, Any] | InputError:
     """
     answer = json.loads(message)
     match answer:
-        case {"ok": dict(facts), "bytes_read": int(bytes_read)}:
+        case {"ok": dict(facts), "bytes_read": int(bytes_read)} if 0 <= bytes_read < _MOST_BYTES:
             return {**facts, "bytes_read": bytes_read}
         case {"reason": str(reason), "detail": str(detail)} if reason in INPUT_ERRORS:
             return INPUT_ERRORS[reason](detail)

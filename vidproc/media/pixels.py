@@ -1,6 +1,6 @@
 """From decoded frames to a view's samples: one swscale pass per kept frame, to the target size, into shared memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +9,7 @@ from av import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from vidproc.errors import TooLarge
+from vidproc.media.fields import FirstField
 from vidproc.media.geometry import GREY, Size, displayed, scaled_size
 from vidproc.media.probe import rotation_of
 from vidproc.views import Clips, Frames, Picture
@@ -29,11 +30,12 @@ class PictureConverter:
     """Turns frames into pixels of one `Picture`. Keeps its swscale context: a new one costs more than a scaling.
 
     `shown`: the displayed size by which a letterbox is laid out, whatever the size of later frames: boxes in it are
-    those of the video then. None lays it out by each frame's own.
+    those of the video then. None lays it out by each frame's own. `first_field`: the stream's, if views share it.
     """
 
-    def __init__(self, picture: Picture, *, shown: Size | None = None) -> None:
+    def __init__(self, picture: Picture, *, shown: Size | None = None, first_field: FirstField | None = None) -> None:
         self._picture = picture
+        self._first_field = first_field or FirstField()
         self._shown = shown if picture.letterbox else None
         self._reformatter = VideoReformatter()
 
@@ -47,7 +49,7 @@ class PictureConverter:
             raise TooLarge(f"{frame.width}x{frame.height} pixels would be scaled to {width}x{height}: too long a strip")
         across, down = (height, width) if turn % 180 else (width, height)
         small = self._reformatter.reformat(
-            frame,
+            self._first_field(frame),
             width=across,
             height=down,
             format=_FORMAT[self._picture.colour],
@@ -76,7 +78,7 @@ class PictureConverter:
 class Slots:
     """Where one view's frames go. `data`: uint8 [samples, (frames,) height, width, channels] in shared memory.
 
-    `shown`: the video's displayed size, as `PictureConverter` takes it.
+    `shown`, `first_field`: as `PictureConverter` takes them.
     """
 
     view: Frames | Clips
@@ -84,6 +86,7 @@ class Slots:
     data: npt.NDArray[np.uint8]
     aspect: Fraction | None = None
     shown: Size | None = None
+    first_field: FirstField = field(default_factory=FirstField)
 
     def __post_init__(self) -> None:
         self.frame_us = np.zeros(self.targets_us.shape, np.int64)
@@ -92,7 +95,7 @@ class Slots:
         self._sorted = flat[self._order]
         self._flat = self.data.reshape(-1, *self.view.picture.shape)
         self._next = 0
-        self._convert = PictureConverter(self.view.picture, shown=self.shown)
+        self._convert = PictureConverter(self.view.picture, shown=self.shown, first_field=self.first_field)
 
     @property
     def done(self) -> bool:

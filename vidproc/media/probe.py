@@ -64,6 +64,8 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
     if not ended:
         _read_whole(file, extent, limits)
     times = extent.facts() or _untimed(file, limits)
+    if picture is None and times["start_us"] < 0 < times["end_us"]:
+        times["start_us"] = 0  # before it a sound decoder only runs in: nothing of that is to be heard
     facts["declared_us"] = _declared(times, declared_end_us, times.pop("latest_us"))
     facts.update(times)
     facts["still"] = picture is not None and facts["end_us"] - facts["start_us"] <= facts["frame_us"]

@@ -35,6 +35,7 @@ class Samples:
     `Text` `SPAN` [spans], by stream, then by start.
     `start_us`, `end_us`: int64 [samples], the half-open span that each sample speaks for.
     `frame_us`: int64 [samples, frames], the PTS of the frame that was taken for each target time; or nothing.
+    `corrupt`: bool [samples, frames], whether the decoder called that frame corrupt; None: that is not known.
     `shown`: the displayed picture's width and height, pixels: `geometry.place` then says where in a sample it lies.
     `whole`: False where text was left out, because there is more of it than the limits allow.
     Data may be a read-only view of memory that somebody else owns.
@@ -46,6 +47,7 @@ class Samples:
     data: npt.NDArray[Any]
     whole: bool = True
     shown: tuple[int, int] | None = None
+    corrupt: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.start_us)

@@ -13,6 +13,12 @@ from vidproc.views import MICROSECONDS, Audio
 _JITTER_US = 20_000
 """Time stamps that disagree with the running position by less than this are rounding, not a gap."""
 
+_DEFAULT_LAYOUTS = {
+    f"{count} channels": name
+    for count, name in enumerate(("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1"), start=1)
+}
+"""How FFmpeg calls channels without names → what it takes them for (libavutil, av_channel_layout_default)."""
+
 _TOLERATED_S = 0.3
 """Sound may set in that late, or end that early, without counting as lost: encoders delay and pad it."""
 
@@ -74,3 +80,15 @@ def sound_time(frame: Any, stream: Any, expected_us: int | None) -> int | None:
     if frame.pts is None:
         return expected_us
     return microseconds(frame.pts, frame.time_base or stream.time_base)
+
+
+def with_layout(frame: Any) -> Any:
+    """The frame with channels that have names. Many files (most WAVs) only count them: each resampler would then guess
+    anew and write its guess into the frame, where the next view's refuses it. The guess is FFmpeg's own default.
+    """
+    named = _DEFAULT_LAYOUTS.get(frame.layout.name)
+    if named is None:
+        return frame
+    known = av.AudioFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name, layout=named)
+    known.sample_rate = frame.sample_rate
+    return known

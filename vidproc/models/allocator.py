@@ -1,7 +1,7 @@
 """Networks on the CPU: memory that one step frees is there for the next, and not given back to the kernel between them.
 
-A step's activations are megabytes each. glibc by default maps those anew every time, and the kernel clears each of their
-pages: 15,000 page faults a second, 5 % of the time of a training of the demo's network. See mallopt(3).
+A step's activations are megabytes each. glibc by default maps those anew every time, and the kernel clears each page of
+them: 15,000 page faults a second, 5 % of the time of a training of the demo's network. See mallopt(3).
 """
 
 import ctypes

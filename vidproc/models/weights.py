@@ -20,6 +20,7 @@ from vidproc.models.named import is_named, named_fields
 from vidproc.models.sidecar import Checkpoint, as_view, check_licence, described, shipped_url
 from vidproc.models.specs import DenseSpec, ResidualSpec, SlowFastSpec, Spec
 from vidproc.models.spectrum import Listening
+from vidproc.models.taxonomy import Taxonomy, lineage
 from vidproc.models.zoo import spec_of
 from vidproc.views import Audio, Clips, Frames
 
@@ -43,6 +44,7 @@ class Weights(Checkpoint):
     `listening`: of an audio network, how much it hears at once, and how.
     `temperature`: what scores before softmax or sigmoid are divided by (Guo et al. 2017, arXiv:1706.04599).
     `thresholds`: per category the least score at which it is said; None: never. () leaves that to the annotator.
+    `taxonomy`: which labels are kinds of which.
     """
 
     architecture: str
@@ -56,6 +58,7 @@ class Weights(Checkpoint):
     listening: Listening | None = None
     temperature: float = Field(default=1.0, gt=0)
     thresholds: tuple[float | None, ...] = ()
+    taxonomy: Taxonomy | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Weights":
@@ -66,6 +69,7 @@ class Weights(Checkpoint):
             raise ValueError(f"{self.architecture} needs a {kind.__name__.lower()} view")
         if self.thresholds and len(self.thresholds) != len(self.categories):
             raise ValueError(f"{len(self.thresholds)} thresholds must be as many as categories, {len(self.categories)}")
+        lineage(self.taxonomy, self.categories)
         if isinstance(self.view, Audio):
             if self.listening is not None and self.listening.spectrum.rate != self.view.rate:
                 raise ValueError(f"the spectrum's rate {self.listening.spectrum.rate} must be the view's")
@@ -115,4 +119,6 @@ def resolve_weights(spec: str, *, allow_licences: Sequence[str] = ()) -> Weights
         named = "demo, a torchvision name such as ResNet50_Weights.IMAGENET1K_V2"
         weights = described(url, Weights, what="weights", or_use=named)
     check_licence(spec, weights.licence, allowed=allow_licences)
+    if weights.taxonomy is not None:
+        check_licence(f"{spec}'s taxonomy", weights.taxonomy.licence, allowed=allow_licences)
     return weights

@@ -44,6 +44,8 @@ class Labeller(Protocol):
     def reads(self) -> tuple[str, ...]: ...
     @property
     def replaces(self) -> tuple[str, ...]: ...
+    def joined_tally(self, tallies: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+    def mean_scores(self, tally: npt.NDArray[np.float64], samples: int) -> npt.NDArray[np.float32]: ...
     def label_rows(self, mean_scores: npt.NDArray[np.float32]) -> pa.Table | None: ...
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]: ...
 
@@ -63,7 +65,7 @@ def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segme
     annotators, or of other weights, stays pending until a run that has them: only they can name the labels.
     """
     derived = 0
-    reads = sorted({name for one in annotators.values() for name in one.reads})
+    reads = sorted({name for one in annotators.values() for name in one.reads} - {LEDGER.name})
     with sql.session(commits.tables_url, [LEDGER.name, VIDEOS.name]) as connection:
         _find_pending(connection, annotators)
         connection.execute(_EARLIER)
@@ -72,7 +74,7 @@ def derive(commits: Commits, annotators: Mapping[str, Labeller], *, commit_segme
         )
         lookup = connection.cursor()  # the connection itself is busy giving segments
         said = {name: _UnitRows(connection.cursor(), commits.store, TABLES[name]) for name in reads}
-        for segments in _whole_videos(sql.batches(connection, _SEGMENTS), commit_segments):
+        for segments in whole_videos(sql.batches(connection, _SEGMENTS), commit_segments):
             units, rows = _derive_units(segments, annotators, said, commits.run_id)
             videos = _derive_videos(lookup, units, commits.run_id)
             rows |= {
@@ -111,7 +113,7 @@ _SEGMENTS = """SELECT ledger.* EXCLUDE (run_id, worker, "at")
     WHERE segment >= 0 ORDER BY video_id, annotator, model_id, segment"""
 
 
-def _whole_videos(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:
+def whole_videos(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:
     """Rows that come ordered by video, cut into tables of about `most_rows` rows between two videos."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
@@ -140,17 +142,19 @@ def _derive_units(
         rows = list(group)
         annotator = by_unit[key[1:]]
         unit = _merge(rows) | {"run_id": run_id, "at": now}
-        total = tallies.total(first, first + len(rows))
+        own_segments = segments.slice(first, len(rows))
+        tally = tallies.of(first, first + len(rows))
         first += len(rows)
-        unit["tally"] = total
+        unit["tally"] = total = None if tally is None else annotator.joined_tally(tally)
         units.append(unit)
         if total is not None and unit["samples"]:
-            found = annotator.label_rows((total / unit["samples"]).astype(np.float32))
+            found = annotator.label_rows(annotator.mean_scores(total, unit["samples"]))
             if found is not None and found.num_rows:
                 derived.setdefault(LABELS.name, []).append(_label_rows(unit, found))
-        if annotator.reads:
-            own = {name: said[name].of(key) for name in annotator.reads}
-            for name, found in annotator.over_video(own, parse_facts(unit["facts"], key[0])).items():
+        probed = parse_facts(unit["facts"], key[0])
+        if annotator.reads and probed.get("end_us") is not None:  # else it never opened: nobody has said anything
+            own = {name: own_segments if name == LEDGER.name else said[name].of(key) for name in annotator.reads}
+            for name, found in annotator.over_video(own, probed).items():
                 derived.setdefault(name, []).append(_with_common(unit, TABLES[name], found))
                 if found.num_rows and unit["status"] == "empty":  # its segments had nothing to say, the whole has
                     unit |= {"status": "labelled", "reason": None}
@@ -222,7 +226,7 @@ def _merge(rows: list[Row]) -> Row:
 
 
 class _Tallies:
-    """A column of score sums that is added up over runs of rows."""
+    """A column of tallies, taken apart by runs of rows."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._values = pc.list_flatten(column).to_numpy().astype(np.float64)
@@ -230,8 +234,11 @@ class _Tallies:
         self._lengths = lengths
         self._ends = np.cumsum(lengths)
 
-    def total(self, first: int, end: int) -> npt.NDArray[np.float64] | None:
-        """The sum of rows first ≤ row < end, None if they hold none. Raises TablesDamaged if they do not match."""
+    def of(self, first: int, end: int) -> npt.NDArray[np.float64] | None:
+        """Those of rows first ≤ row < end, float64 [tallies, numbers]; None if there is none.
+
+        Raises TablesDamaged if their lengths differ.
+        """
         lengths = set(self._lengths[first:end].tolist()) - {0}
         if not lengths:
             return None
@@ -240,10 +247,8 @@ class _Tallies:
                 f"tallies of one video and one model have different lengths {sorted(lengths)} in the ledger"
             )
         start = self._ends[first] - self._lengths[first]
-        total: npt.NDArray[np.float64] = (
-            self._values[start : self._ends[end - 1]].reshape(-1, lengths.pop()).sum(axis=0)
-        )
-        return total
+        found: npt.NDArray[np.float64] = self._values[start : self._ends[end - 1]].reshape(-1, lengths.pop())
+        return found
 
 
 def _label_rows(unit: Row, found: pa.Table) -> pa.Table:

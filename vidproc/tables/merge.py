@@ -11,8 +11,11 @@ Row = dict[str, Any]
 
 
 def merge_status(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str | None]:
-    """(status, reason) of the whole, from the `status` and `reason` of its parts; the first reason stands for all."""
-    rows = list(rows)
+    """(status, reason) of the whole, from the `status` and `reason` of its parts.
+
+    The first reason stands for all: that of a part which failed, if one did, before that of one with nothing to say.
+    """
+    rows = sorted(rows, key=lambda row: row["status"] == "empty")
     states = {row["status"] for row in rows}
     reason = next((row["reason"] for row in rows if row["reason"]), None)
     if states <= {"labelled", "empty"}:

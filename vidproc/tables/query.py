@@ -23,11 +23,12 @@ VIEWS = {
         SELECT video_id, annotator, arg_max(model_id, "at") AS model_id
         FROM ledger WHERE segment = {WHOLE_VIDEO} GROUP BY video_id, annotator""",
     "label_spans": """
-        WITH ordered AS (
-            SELECT labels.*, max(end_us) OVER (
+        WITH said AS (FROM labels SEMI JOIN latest_models USING (video_id, annotator, model_id)),
+        ordered AS (
+            SELECT said.*, max(end_us) OVER (
                 PARTITION BY video_id, annotator, task, label_id ORDER BY start_us, end_us
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_us
-            FROM labels SEMI JOIN latest_models USING (video_id, annotator, model_id)
+            FROM said ANTI JOIN (FROM ledger WHERE notes IS NOT NULL) AS says_spans USING (annotator, model_id)
             WHERE scope = 'sample'),
         numbered AS (
             SELECT *, count(*) FILTER (covered_us IS NULL OR start_us > covered_us) OVER (
@@ -38,7 +39,10 @@ VIEWS = {
             SELECT video_id, annotator, task, label, label_id,
                    min(start_us) / 1e6 AS start_s, max(end_us) / 1e6 AS end_s,
                    max(score) AS best_score, avg(score) AS mean_score, min(rank) AS best_rank, count(*) AS samples
-            FROM numbered GROUP BY video_id, annotator, task, label, label_id, span)
+            FROM numbered GROUP BY video_id, annotator, task, label, label_id, span
+            UNION ALL
+            SELECT video_id, annotator, task, label, label_id, start_us / 1e6, end_us / 1e6, score, NULL, rank, NULL
+            FROM said WHERE scope = 'span')
         SELECT uri, member, merged.* FROM merged JOIN latest_videos USING (video_id)""",
     "video_labels": """
         SELECT uri, member, video_id, annotator, task, label, label_id, score, rank,
@@ -51,7 +55,7 @@ VIEWS = {
         FROM quality SEMI JOIN latest_models USING (video_id, annotator, model_id)
              JOIN latest_videos USING (video_id)""",
     "sound_kinds": """
-        SELECT uri, member, video_id, lower(label) AS kind, start_s, end_s, mean_score, annotator
+        SELECT uri, member, video_id, lower(label) AS kind, start_s, end_s, best_score, annotator
         FROM label_spans WHERE task = 'audio' AND lower(label) IN ('speech', 'music', 'silence')
         UNION ALL
         SELECT uri, member, video_id, 'silence', start_s, end_s, NULL, 'quality' FROM quality_spans WHERE silent""",
