@@ -1,13 +1,18 @@
 """A job's command line: its flags and `--config FILE.yaml` as one checked, frozen model; its log; its exit code.
 
+No line of the log holds a URL with a query, a user name or a password.
+
 Flags win over the file; unknown keys are errors. argparse reads the flags because values are URLs and file names, and
 those may hold commas and brackets: pydantic-settings' own command line would split `--archive "a,b.mp4"`.
 """
 
 import argparse
 import json
+import logging
 import os
+import re
 import sys
+import traceback
 import types
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -101,15 +106,53 @@ def _explain(error: ValidationError, model: type[Options]) -> str:
     return "; ".join(said)
 
 
+_always: dict[str, Any] = {}
+_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#'"<>]*@)?([^\s?'"<>]*)(?:\?[^\s'"<>]*)?""")
+
+
+def log_always(**fields: Any) -> None:
+    """Fields of every event from here on, where a log shipper reads it."""
+    _always.update(fields)
+
+
+def redacted(text: str) -> str:
+    """The text with its URLs less user names, passwords and queries, which hold tokens and signatures."""
+    return _URL.sub(r"\1\2", text)
+
+
 def log(event: str, *, stream: TextIO | None = None, **fields: Any) -> None:
     """One event: readable on a terminal, a JSON object on one line elsewhere (a log shipper reads it)."""
     stream = stream or sys.stderr
+    told: dict[str, Any] = _redacted(fields)
     if stream.isatty():
-        told = "  ".join(f"{name} {value}" for name, value in fields.items())
-        print(f"\r\033[K{event}: {told}", file=stream, flush=True)
+        text = "  ".join(f"{name} {value}" for name, value in told.items())
+        print(f"\r\033[K{event}: {text}", file=stream, flush=True)
     else:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"at": at, "event": event, **fields}, default=str), file=stream, flush=True)
+        print(json.dumps({"at": at, "event": event, **_always, **told}), file=stream, flush=True)
+
+
+def _redacted(value: Any) -> Any:
+    """As JSON takes it."""
+    if isinstance(value, dict):
+        return {redacted(str(name)): _redacted(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float) else redacted(str(value))
+
+
+class _AsEvents(logging.Handler):
+    """What goes to Python's `logging`, from libraries too, as events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error: dict[str, Any] = {"error": repr(record.exc_info[1])} if record.exc_info else {}
+        log(record.levelname.lower(), logger=record.name, message=record.getMessage(), **error)
+
+
+def log_as_events() -> None:
+    """From here on, what this process logs by Python's `logging` looks like all else: warnings, and of ours more."""
+    logging.basicConfig(handlers=[_AsEvents()], level=logging.WARNING)
+    logging.getLogger("vidproc").setLevel(logging.INFO)
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
@@ -118,6 +161,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     Ends without the interpreter's clean-up: a process that has read a Delta table sometimes aborts there, with another
     code (2 of 13 runs).
     """
+    log_as_events()
     try:
         code = main()
     except VidprocError as error:
@@ -128,9 +172,9 @@ def end_with(main: Callable[[], int]) -> NoReturn:
         log("stopped", message="committed work is kept; run the same command to go on", exit_code=code)
     except SystemExit as error:  # argparse, after --help
         code = error.code if isinstance(error.code, int) else 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
         code = 1
+        log("crashed", error=type(error).__name__, message=str(error), exit_code=code, traceback=traceback.format_exc())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

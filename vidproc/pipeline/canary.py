@@ -18,12 +18,12 @@ from vidproc.errors import CanaryWrong, UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline.cluster import Cluster
 from vidproc.pipeline.execution import annotated
-from vidproc.pipeline.options import ComputeOptions
+from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.steps import Settings
 from vidproc.tables.plan import make_plan
 
 
-def check(folder: str, settings: Settings, options: ComputeOptions, cluster: Cluster, scratch: str) -> None:
+def check(folder: str, settings: Settings, options: LabelConfig, cluster: Cluster, scratch: str) -> None:
     """Label the canary's videos, commit nothing, compare.
 
     Raises `CanaryWrong`, or `UsageError` if there is nothing to compare.
@@ -33,16 +33,16 @@ def check(folder: str, settings: Settings, options: ComputeOptions, cluster: Clu
     list_archive([folder], f"{scratch}/listing")
     wanted = {name: annotator.model_id for name, annotator in settings.annotators.items()}
     plan = make_plan(f"{scratch}/listing", f"{scratch}/tables", wanted=wanted, out_url=f"{scratch}/plan")
-    found: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
+    tallies: dict[tuple[str, str], dict[int, Any]] = {}
     rows = annotated(f"{scratch}/plan", plan.planned, settings, options, cluster)
     samples: Counter[tuple[str, str]] = Counter()
-    for row in rows.select_columns(["annotator", "facts", "samples", "tally"]).iter_rows():
+    for row in rows.select_columns(["annotator", "facts", "segment", "samples", "tally"]).iter_rows():
         name = Path(json.loads(row["facts"])["uri"]).name
         if name in names and row["tally"] is not None:
             key = (name, row["annotator"])
-            found[key] = found.get(key, 0) + np.asarray(row["tally"], np.float32)
+            tallies.setdefault(key, {})[row["segment"]] = row["tally"]
             samples[key] += row["samples"]
-    found = {key: tally / max(samples[key], 1) for key, tally in found.items()}
+    found = {key: _scores(settings, key, of_segments, samples[key]) for key, of_segments in tallies.items()}
     wrong = {key: got for key, label in expected.items() if (got := _best(settings, key, found)) != label}
     if wrong:
         told = "; ".join(
@@ -67,6 +67,13 @@ def _expected(folder: str, settings: Settings) -> dict[tuple[str, str], str]:
             f"{path} expects nothing of the annotators {', '.join(settings.annotators)}: a canary must be able to fail"
         )
     return expected
+
+
+def _scores(settings: Settings, key: tuple[str, str], tallies: Mapping[int, Any], samples: int) -> Any:
+    """As derive has them: from the segments in their order."""
+    annotator = settings.annotators[key[1]]
+    rows = np.asarray([tallies[segment] for segment in sorted(tallies)], np.float64)
+    return annotator.mean_scores(annotator.joined_tally(rows), max(samples, 1))
 
 
 def _best(settings: Settings, key: tuple[str, str], found: Mapping[tuple[str, str], Any]) -> str | None:

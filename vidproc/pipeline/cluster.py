@@ -7,13 +7,21 @@ nothing at the top of the driver's modules imports Ray, and a run that finds not
 import importlib
 import logging
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from vidproc.command import log
+from vidproc.errors import StorageFull, UsageError
 
 _KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
 """Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
+
+
+_ROOM_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,69 @@ class Cluster:
     cpus: float
     gpus: float
     here: bool
+    nodes: tuple[Mapping[str, float], ...] = ()
+    """What each living node has, by resource."""
+
+    def nodes_with(self, booked: Mapping[str, float]) -> list[Mapping[str, float]]:
+        """The nodes that are large enough for this, were they idle."""
+        return [node for node in self.nodes if offers(node, booked)]
+
+    def offering(self, booked: Mapping[str, float], flag: str, *, wait_s: float) -> "Cluster":
+        """The cluster as it is once a node has room for this; where there is none, one is asked for and waited for.
+
+        A cluster of other machines may grow: a pending placement group is what Ray's autoscaler starts nodes for, and
+        it goes with this job. Raises `UsageError` when `wait_s` have passed; at once if this is just this machine.
+        """
+        if self.nodes_with(booked):
+            return self
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in booked.items())
+        if not self.here and wait_s:
+            log("waiting", asked=asked, at_most_s=wait_s, nodes=self._told())
+            if _appears(booked, wait_s) and (grown := _found(here=False)).nodes_with(booked):
+                return grown
+        raise UsageError(
+            f"no node offers {asked} ({flag}); nodes offer {self._told()}: correct the flags, or start such a node "
+            "(`ray start --resources`, rayStartParams of a KubeRay group)"
+        )
+
+    def _told(self) -> str:
+        """The distinct kinds of nodes, for a message."""
+        kinds = {
+            " ".join(f"{name}={node[name]:g}" for name in sorted(node) if ":" not in name and "memory" not in name)
+            for node in self.nodes
+        }
+        return "; ".join(sorted(kinds)) or "nothing"
+
+
+def offers(node: Mapping[str, float], booked: Mapping[str, float]) -> bool:
+    """Whether a node with these resources is large enough for this, were it idle."""
+    return all(node.get(name, 0.0) >= amount for name, amount in booked.items())
+
+
+def living_nodes() -> dict[str, Mapping[str, float]]:
+    """The resources of each living node of the cluster that this process has joined, by the node's id."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+
+
+def _found(*, here: bool) -> Cluster:
+    """What the cluster that this process has joined consists of now."""
+    nodes = tuple(living_nodes().values())
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    return Cluster(cpus or 1.0, gpus, here=here, nodes=nodes)
+
+
+def _appears(booked: Mapping[str, float], wait_s: float) -> bool:
+    """Whether a node that can take this comes within so many seconds."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([dict(booked)])
+    try:
+        return bool(group.wait(wait_s))
+    finally:
+        remove_placement_group(group)
 
 
 @contextmanager
@@ -39,6 +110,7 @@ def connected(*, workers_speak: bool = True) -> Iterator[Cluster]:
     if not joined and os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=workers_speak)
     elif not joined:
+        check_room(os.environ.get("RAY_TMPDIR", "/tmp"))
         ray.init(
             include_dashboard=False,
             num_cpus=_cores(),
@@ -48,11 +120,20 @@ def connected(*, workers_speak: bool = True) -> Iterator[Cluster]:
         )
     importing.join()
     try:
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Cluster(found.get("CPU", 1.0), found.get("GPU", 0.0), here=not joined and "RAY_ADDRESS" not in os.environ)
+        yield _found(here=not joined and "RAY_ADDRESS" not in os.environ)
     finally:
         if not joined:
             ray.shutdown()
+
+
+def check_room(folder: str) -> None:
+    """Raise `StorageFull` if there is no room for what Ray keeps in its folder: without it Ray waits, and says nothing."""
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        raise StorageFull(
+            f"{folder} has {free >> 20} MiB free, and Ray keeps its logs there, and what does not fit into memory: free "
+            f"{_ROOM_BYTES >> 20} MiB or more, or name another folder (RAY_TMPDIR), then run the same command again"
+        )
 
 
 def _cores() -> int:

@@ -5,7 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,16 +17,24 @@ import pyarrow as pa
 from vidproc import __version__
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
+from vidproc.annotators.classify import Classifier
 from vidproc.annotators.faces import Faces, Terms
-from vidproc.command import log
-from vidproc.errors import BudgetExceeded, LeaseLost, UsageError, VidprocError
+from vidproc.command import log, log_always
+from vidproc.errors import BudgetExceeded, LeaseLost, UsageError
 from vidproc.media.archive import list_archive
 from vidproc.models.restorer import Restorer, resolve_restorer
+from vidproc.models.sidecar import check_licence
+from vidproc.models.taxonomy import read_taxonomy
+from vidproc.pipeline import failures
 from vidproc.pipeline.audit import audited
 from vidproc.pipeline.cluster import connected
+from vidproc.pipeline.counted import CountedCommits
+from vidproc.pipeline.lineage import sender_to, traced
+from vidproc.pipeline.metrics import count_videos, told_meanwhile
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.preview import preview
 from vidproc.pipeline.progress import Progress
+from vidproc.pipeline.refusals import Refusals
 from vidproc.pipeline.steps import Settings
 from vidproc.pipeline.stopping import TERMINATED, Stop, Stopped
 from vidproc.tables.commit import UNIT, Commits, replace_units
@@ -42,9 +50,21 @@ RESTORE = "restore"
 
 def run(config: LabelConfig) -> int:
     """Label what the archive lists and the ledger lacks. Returns the exit code; raises the typed errors of `errors`."""
+    try:
+        return _run(config)
+    except Exception as error:
+        known = failures.told(error, tables_url=config.tables)
+        if known is error:
+            raise
+        raise known from error
+
+
+def _run(config: LabelConfig) -> int:
     annotators = chosen_annotators(config)
+    send = sender_to(config.lineage)
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    log_always(run=run_id)
     settings = Settings(run_id, config.tables, annotators, config.limits())
     if config.dry_run:
         with _scratch(config.tables, run_id, local=True) as scratch:
@@ -52,11 +72,14 @@ def run(config: LabelConfig) -> int:
     stop = Stop(config.stop_at)
     with (
         stop.listening(),
-        Commits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits,
+        CountedCommits.open(config.tables, run_id=run_id, lease_s=config.lease_s) as commits,
+        traced(config, commits, started, send) as trace,
         audited(config.tables, run_id, annotators),
+        ExitStack() as held,
     ):
         for killed in recover_runs(commits):
-            log("recovered", run=killed)
+            log("recovered", killed_run=killed)
+            trace.killed(killed)
             _clear_scratch(config.tables, killed)
         date = config.date or datetime.now().date()
         start = RunStart(
@@ -73,7 +96,7 @@ def run(config: LabelConfig) -> int:
                 summary = _plan(config, settings, scratch)
                 start = replace(start, listed=summary.listed, planned=summary.planned + derived)
                 start_run(config.tables, start)
-                ended_early = _label(config, settings, commits, summary, scratch, stop=stop)
+                ended_early = _label(config, settings, commits, summary, scratch, stop=stop, held=held)
             derive(commits, annotators)
             status, code = ("stopped", stop.exit_code or 0) if ended_early else ("done", 0)
             row = write_run(commits, start, status=status, exit_code=code)
@@ -85,19 +108,22 @@ def run(config: LabelConfig) -> int:
                 write_run(commits, start, status="stopped", exit_code=code)
             raise Stopped(code) from error
         except Exception as error:
-            _write_failed(commits, start, error)
+            _write_failed(commits, start, failures.told(error, tables_url=config.tables))
             raise
-        if not code and row["quarantined"] + row["missing"] > config.failure_budget * row["planned"]:
+        failed = row["quarantined"] + row["missing"] - row["failed_again"]
+        if not code and failed > config.failure_budget * (row["planned"] - row["failed_again"]):
             status, code = "budget_exceeded", BudgetExceeded.exit_code
             write_run(commits, start, status=status, exit_code=code)
         _report(row, status, code)
+        trace.exit_code = code
         return code
 
 
 def _write_failed(commits: Commits, start: RunStart, error: Exception) -> None:
     """Write the row of a run that failed. Raises `LeaseLost` if it failed because another run has taken over."""
     try:
-        write_run(commits, start, status="failed", exit_code=getattr(error, "exit_code", 1))
+        status = "budget_exceeded" if isinstance(error, BudgetExceeded) else "failed"
+        write_run(commits, start, status=status, exit_code=getattr(error, "exit_code", 1))
     except LeaseLost as lost:
         raise lost from error
     except Exception as also:  # what ended the run is what must be told
@@ -115,10 +141,25 @@ def chosen_annotators(config: LabelConfig) -> dict[str, Annotator]:
         raise UsageError(f"--weights names {', '.join(idle)}, which --annotators does not")
     restorer = _chosen_restorer(config)
     factories = ANNOTATORS | {Faces.name: partial(Faces.from_spec, terms=_face_terms(config))}
-    return {
+    chosen = {
         name: factories[name](config.weights.get(name), allow_licences=config.allow_licences, restorer=restorer)
         for name in config.annotators
     }
+    return chosen | _with_taxonomies(config, chosen)
+
+
+def _with_taxonomies(config: LabelConfig, chosen: Mapping[str, Annotator]) -> dict[str, Annotator]:
+    """The annotators that are given a taxonomy, with it. Raises `UsageError`, `WeightsError`."""
+    found: dict[str, Annotator] = {}
+    for name, url in config.taxonomies.items():
+        classifier = chosen.get(name)
+        if not isinstance(classifier, Classifier):
+            able = [name for name, one in chosen.items() if isinstance(one, Classifier)]
+            raise UsageError(f"--taxonomies names {name}; of --annotators only {able} may be given one")
+        taxonomy = read_taxonomy(url)
+        check_licence(url, taxonomy.licence, allowed=config.allow_licences)
+        found[name] = classifier.with_taxonomy(taxonomy)
+    return found
 
 
 def _face_terms(config: LabelConfig) -> Terms | None:
@@ -162,12 +203,18 @@ def _scratch_url(tables_url: str, run_id: str) -> str:
 
 
 def _clear_scratch(tables_url: str, run_id: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(_scratch_url(tables_url, run_id))
-    with suppress(FileNotFoundError):
+    """Remove what a run left in its folder, as far as storage lets us: no run fails for that."""
+    url = _scratch_url(tables_url, run_id)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
         if "file" in filesystem.protocol:
             shutil.rmtree(path)
         else:
             filesystem.rm(path, recursive=True)
+    except FileNotFoundError:
+        pass
+    except Exception as error:
+        log("left_behind", url=url, error=repr(error))
 
 
 def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
@@ -199,65 +246,84 @@ def _plan(config: LabelConfig, settings: Settings, scratch: str) -> PlanSummary:
 
 
 def _label(
-    config: LabelConfig, settings: Settings, commits: Commits, summary: PlanSummary, scratch: str, *, stop: Stop
+    config: LabelConfig,
+    settings: Settings,
+    commits: Commits,
+    summary: PlanSummary,
+    scratch: str,
+    *,
+    stop: Stop,
+    held: ExitStack,
 ) -> bool:
-    """Run the plan and commit what comes. Returns whether the run was asked to end before that."""
+    """Run the plan and commit what comes. Returns whether the run was asked to end before that.
+
+    `held` keeps the cluster until the run has ended: its last metrics go there.
+    """
     todo = summary.planned - summary.deferred - summary.derive_only
     if not todo and config.canary is None:
         return False
-    with connected() as cluster:
-        from vidproc.pipeline import canary
-        from vidproc.pipeline.execution import written
+    cluster = held.enter_context(connected())
+    from vidproc.pipeline import canary
+    from vidproc.pipeline.execution import written
 
-        stop.listen()
-        if config.canary is not None:
-            canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
-        if not todo:
-            return False
-        progress = Progress(todo)
-        pending = _Pending(commits, replacing=config.reprocess is not None)
-        try:
-            for batch in stop.until(written(f"{scratch}/plan", todo, settings, config, cluster)):
-                told = json.loads(batch["told"])
-                pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
-                progress.add(told)
-                if pending.age_s >= config.commit_every_s or commits.lost:  # if lost, this commit ends the run
-                    pending.commit()
-        except LeaseLost:
-            raise
-        except Exception:
-            with suppress(VidprocError):
-                pending.commit()  # whatever ends the run, what is finished is finished
-            raise
-        pending.commit()
-        progress.show(now=True)
-        return stop.exit_code is not None
+    stop.listen()
+    if config.canary is not None:
+        canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
+    if not todo:
+        return False
+    progress = Progress(todo)
+    pending, refusals = _Pending(commits, progress), Refusals(todo, config.failure_budget)
+    held.enter_context(told_meanwhile(lambda: pending.lag_s))
+    try:
+        for batch in stop.until(written(f"{scratch}/plan", todo, settings, config, cluster)):
+            told = json.loads(batch["told"])
+            pending.add([Part(**part) for part in json.loads(batch["parts"])], told)
+            progress.add(told)
+            refusals.add(told)
+            if pending.age_s >= config.commit_every_s or commits.lost:  # if lost, this commit ends the run
+                pending.commit()
+    except LeaseLost:
+        raise
+    except Exception:
+        with suppress(Exception):
+            pending.commit()  # whatever ends the run, what is finished is finished
+        raise
+    pending.commit()
+    progress.show(now=True)
+    return stop.exit_code is not None
 
 
 @dataclass
 class _Pending:
-    """Parts that are written but not committed. `replacing`: units' older rows go when their first new ones come."""
+    """Parts that are written but not committed. Older rows of units done again go with their first new ones."""
 
     commits: Commits
-    replacing: bool
+    progress: Progress
     parts: list[Part] = field(default_factory=list)
     units: dict[tuple[str, str], str] = field(default_factory=dict)
     replaced: set[tuple[str, str]] = field(default_factory=set)
     since: float = field(default_factory=time.monotonic)
+    oldest: float = 0.0
 
     @property
     def age_s(self) -> float:
         return time.monotonic() - self.since
 
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest part; 0 while there is none."""
+        return time.monotonic() - self.oldest if self.parts else 0.0
+
     def add(self, parts: list[Part], told: list[Mapping[str, Any]]) -> None:
+        self.oldest = self.oldest if self.parts else time.monotonic()
         self.parts += parts
-        if self.replacing:
-            self.units.update({(row["video_id"], row["annotator"]): row["model_id"] for row in told})
+        self.units.update({(row["video_id"], row["annotator"]): row["model_id"] for row in told if row["again"]})
 
     def commit(self) -> None:
         self.commits.commit(self.parts, replace=self._older())
         self.replaced |= self.units.keys()
         self.parts, self.units, self.since = [], {}, time.monotonic()
+        count_videos(self.progress.fresh())
 
     def _older(self) -> dict[str, pa.Table]:
         fresh = [(*unit, model) for unit, model in self.units.items() if unit not in self.replaced]

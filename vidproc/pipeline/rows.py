@@ -16,6 +16,8 @@ SEGMENT = pa.schema(
         ("facts", pa.string()),  # JSON: identity and what the probe found
         ("work", pa.string()),  # JSON: annotators that this segment is for
         ("expected", pa.int32()),  # ledger rows that this run owes the video, over all its segments
+        ("again", pa.string()),  # JSON: annotators of which the ledger holds older rows, which give way
+        ("tries", pa.int32()),  # earlier runs that could not read the video
         ("segment", pa.int32()),
         ("n_segments", pa.int32()),
         ("start_us", pa.int64()),
@@ -27,12 +29,15 @@ SEGMENT = pa.schema(
         ("coverage", pa.float64()),
         ("decode_s", pa.float64()),
         ("infer_s", pa.float64()),
+        ("frames", pa.int64()),  # decoded for this segment, over all its views and all tries within one decode
+        ("bytes_read", pa.int64()),  # of the source, by the demuxer, for the same
     ]
 )
 
 
 def pixel_columns(n_views: int) -> list[pa.Field]:
-    """Of each view its data (raw bytes; null where it was not asked for) and the times of its frames (int64 bytes)."""
+    """Of each view its data (raw bytes; null where it was not asked for); the times of its frames (int64 bytes), then
+    whether each is corrupt (a byte each)."""
     return [pa.field(f"view{i}{kind}", pa.large_binary()) for i in range(n_views) for kind in ("", "_us")]
 
 
@@ -45,7 +50,8 @@ def _list_field(table: Table) -> pa.Field:
     return pa.field(table.name, pa.list_(pa.struct(list(table.body))))
 
 
-ANNOTATED = pa.schema([*LEDGER.schema, pa.field("expected", pa.int32()), *map(_list_field, ANNOTATION_TABLES.values())])
+_TOLD = [pa.field("expected", pa.int32()), pa.field("again", pa.bool_())]
+ANNOTATED = pa.schema([*LEDGER.schema, *_TOLD, *map(_list_field, ANNOTATION_TABLES.values())])
 """A ledger row with the annotation rows that it accounts for, a list a table: written and committed together."""
 
 
@@ -56,7 +62,7 @@ def segment_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def annotated_table(rows: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[str, pa.Table]]) -> pa.Table:
     """Ledger rows, each with its annotation rows by table name."""
-    ledger = pa.Table.from_pylist(list(rows), schema=pa.schema([*LEDGER.schema, ANNOTATED.field("expected")]))
+    ledger = pa.Table.from_pylist(list(rows), schema=pa.schema([*LEDGER.schema, *_TOLD]))
     lists = [_as_lists(table, [given.get(name) for given in tables]) for name, table in ANNOTATION_TABLES.items()]
     return pa.Table.from_arrays([*ledger.columns, *lists], schema=ANNOTATED)
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
-from vidproc.media.answers import checked_answer, checked_text, clean_text
-from vidproc.media.decode import layout
+from vidproc.media.answers import checked_answer, checked_corrupt, checked_frames, checked_text, clean_text
+from vidproc.media.decode import MOST_PASSES, layout
 from vidproc.media.geometry import displayed_of
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import process_guard, run_verified
@@ -29,6 +29,7 @@ from vidproc.media.limits import Limits
 from vidproc.media.samples import Samples, text_bytes, text_samples
 from vidproc.media.sampling import Span, owned_starts, segments
 from vidproc.media.sources import Source, open_source
+from vidproc.models.allocator import keep_freed_memory
 from vidproc.pipeline.rows import (
     annotated_table,
     annotation_rows,
@@ -37,7 +38,7 @@ from vidproc.pipeline.rows import (
     segment_table,
     work_of,
 )
-from vidproc.schema import ANNOTATION_TABLES, LEDGER, WHOLE_COVERAGE
+from vidproc.schema import ANNOTATION_TABLES, FAILED, LEDGER, WHOLE_COVERAGE
 from vidproc.tables.parts import write_part
 from vidproc.views import Audio, Text, View, view_to_json
 
@@ -91,6 +92,7 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
     sidecar = json.loads(video["metadata"]) if video["metadata"] else {}
     facts: dict[str, Any] = {name: video[name] for name in ("uri", "member", "etag", "bytes")} | {"metadata": sidecar}
     failed: dict[str, Any] = {}
+    items = video["work"]
     started = time.perf_counter()
     try:
         if video["reason"]:  # the listing already knows that it cannot be read
@@ -100,14 +102,18 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
         spans = list(segments(Span(facts["start_us"], facts["end_us"])))
     except InputError as error:
         # As many as an earlier run knew of: its segments keep their rows, and only what is left has failed.
-        known = max((item["n_segments"] or 1 for item in video["work"]), default=1)
+        known = max((item["n_segments"] or 1 for item in items), default=1)
         spans = [Span(0, 0)] * known
+        if error.passes:  # what is known in part stays, and is tried another night
+            items = [item for item in items if item["again"] != "partial"]
         failed = {**_failure(error), "coverage": 0.0, "attempts": 2 if _passing(error) else 1}
     common = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "facts": json.dumps(facts)}
     common |= {"n_segments": len(spans), "attempts": 1, "infer_s": 0.0, **failed}
+    common["tries"] = max((item["tries"] or 0 for item in items), default=0)
+    common["again"] = json.dumps([item["annotator"] for item in items if item["again"]])
     rows = []
     for number, span in enumerate(spans):
-        work = [item["annotator"] for item in video["work"] if number not in (item["done"] or ())]
+        work = [item["annotator"] for item in items if number not in (item["done"] or ())]
         place = {"segment": number, "start_us": span.start_us, "end_us": span.end_us, "decode_s": 0.0}
         if work:
             rows.append({**common, **place, "work": json.dumps(work)})
@@ -149,6 +155,7 @@ def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None =
             yield _with_pixels(row.to_pylist()[0], {}, settings)
             continue
         segment = row.to_pylist()[0]
+        started = time.perf_counter()
         try:
             yield _decode_segment(segment, settings)
         except InputError as error:
@@ -156,7 +163,8 @@ def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None =
                 again = row.set_column(row.column_names.index("attempts"), "attempts", pa.array([2], pa.int32()))
                 yield elsewhere(again)
             else:
-                yield _with_pixels({**segment, **_failure(error), "coverage": 0.0}, {}, settings)
+                spent = (segment["decode_s"] or 0.0) + time.perf_counter() - started
+                yield _with_pixels({**segment, **_failure(error), "coverage": 0.0, "decode_s": spent}, {}, settings)
 
 
 def usable_views(views: Sequence[View], facts: Mapping[str, Any]) -> list[View]:
@@ -185,6 +193,7 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
     with open_source(_source(segment)) as opened:
         answer, output = run_verified(process_guard(settings.limits), "decode", request, opened, output_bytes=size)
     frame_us, coverage = checked_answer(answer, views, [shape for _, shape in places])
+    corrupt_us = checked_corrupt(answer, most=settings.limits.frames)
     memory = pa.py_buffer(output) if output is not None else pa.py_buffer(b"")
     pixels: dict[View, tuple[pa.Buffer, bytes]] = {}
     for view, (offset, shape), times in zip(views, places, frame_us, strict=True):
@@ -193,9 +202,11 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
             pixels[view] = (pa.py_buffer(text_bytes(spans, whole=whole)), b"")
             continue
         length = int(np.prod(shape, dtype=np.int64)) * (2 if isinstance(view, Audio) else 1)
-        pixels[view] = (memory.slice(offset, length), times.tobytes())
+        pixels[view] = (memory.slice(offset, length), times.tobytes() + np.isin(times, corrupt_us).tobytes())
     spent = segment["decode_s"] or 0.0
     segment |= {"coverage": coverage, "decode_s": spent + time.perf_counter() - started}
+    most = MOST_PASSES * settings.limits.frames
+    segment |= {"frames": checked_frames(answer, most=most), "bytes_read": answer["bytes_read"]}
     return _with_pixels(segment, pixels, settings)
 
 
@@ -234,6 +245,8 @@ class Annotate:
             torch.set_num_threads(threads)
         self._settings = settings
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device == "cpu":
+            keep_freed_memory()
         self._networks: dict[str, Network] = {
             name: annotator.load(self._device, compiled=compiled) for name, annotator in settings.annotators.items()
         }
@@ -265,7 +278,7 @@ class Annotate:
         self, row: Mapping[str, Any], name: str, annotation: Annotation | None, samples: Mapping[View, Samples]
     ) -> dict[str, Any]:
         annotator = self._settings.annotators[name]
-        kept = ("video_id", "segment", "n_segments", "start_us", "end_us", "detail", "attempts", "coverage", "facts")
+        kept = ("video_id", "segment", "n_segments", "start_us", "end_us", "detail", "coverage", "facts")
         status, reason = row["status"], row["reason"]
         if status is None:
             if annotation is None:
@@ -276,7 +289,9 @@ class Annotate:
                 status = "labelled" if reason is None else "partial"
         return {
             **{key: row[key] for key in kept},
+            "attempts": row["attempts"] + (row["tries"] or 0),
             "expected": row["expected"],
+            "again": name in json.loads(row["again"] or "[]"),
             "annotator": name,
             "model_id": annotator.model_id,
             "run_id": self._settings.run_id,
@@ -289,6 +304,7 @@ class Annotate:
             "at": datetime.now(UTC),
             "samples": annotation.samples if annotation else 0,
             "tally": annotation.tally if annotation and annotation.tally is not None else None,
+            "notes": json.dumps(annotation.notes) if annotation and annotation.notes is not None else None,
         }
 
 
@@ -326,16 +342,18 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
             found[view] = text_samples(value.as_buffer().to_pybytes())
             continue
         raw = np.frombuffer(value.as_buffer(), np.int16 if isinstance(view, Audio) else np.uint8)
-        frame_us = np.frombuffer(batch[f"view{number}_us"][i].as_buffer(), np.int64)
         if isinstance(view, Audio):
-            ends = np.asarray([span.end_us], np.int64)
-            found[view] = Samples(np.asarray([span.start_us], np.int64), ends, frame_us, raw.reshape(-1, view.channels))
+            starts, ends = (np.asarray([time_us], np.int64) for time_us in (span.start_us, span.end_us))
+            found[view] = Samples(starts, ends, np.empty(0, np.int64), raw.reshape(-1, view.channels))
             continue
         starts = owned_starts(view, video=video, segment=span, still=facts["still"])
         ends = np.minimum(starts + view.span_us, max(video.end_us, video.start_us + 1))
         data = raw.reshape(len(starts), *view.sample_shape)
-        frame_us = frame_us.reshape(len(starts), len(view.offsets_us))
-        found[view] = Samples(starts, ends, frame_us, data, shown=displayed_of(facts))
+        shape, told = (len(starts), len(view.offsets_us)), batch[f"view{number}_us"][i].as_buffer()
+        count = shape[0] * shape[1]
+        frame_us = np.frombuffer(told, np.int64, count).reshape(shape)
+        corrupt = np.frombuffer(told, np.bool_, count, offset=8 * count).reshape(shape)
+        found[view] = Samples(starts, ends, frame_us, data, shown=displayed_of(facts), corrupt=corrupt)
     return found
 
 
@@ -345,7 +363,7 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
 def write(batch: pa.Table, *, settings: Settings) -> pa.Table:
     """Write one part per table and return one row that describes them: nothing of it counts until it is committed.
 
-    `parts`: JSON of the parts, the ledger's last. `told`: JSON of what the driver's progress shows.
+    `parts`: JSON of the parts, the ledger's last. `told`: JSON of what the driver shows of progress and failures.
     """
     ledger = ledger_rows(batch)
     parts = []
@@ -354,7 +372,11 @@ def write(batch: pa.Table, *, settings: Settings) -> pa.Table:
         if rows.num_rows:
             parts.append(asdict(write_part(settings.tables_url, table, rows)))
     parts.append(asdict(write_part(settings.tables_url, LEDGER, ledger)))
-    told = batch.select(
-        ["video_id", "annotator", "model_id", "segment", "start_us", "end_us", "status", "reason", "expected"]
-    )
-    return pa.table({"parts": [json.dumps(parts)], "told": [json.dumps(told.to_pylist())]})
+    names = ("video_id", "annotator", "model_id", "segment", "start_us", "end_us", "status", "reason", "coverage")
+    told = batch.select([*names, "expected", "again"]).to_pylist()
+    for row, text, detail in zip(told, batch["facts"].to_pylist(), batch["detail"].to_pylist(), strict=True):
+        facts = json.loads(text)
+        row["declared_us"] = facts.get("declared_us")
+        if row["status"] in FAILED:
+            row |= {"uri": facts["uri"], "member": facts["member"], "detail": detail}
+    return pa.table({"parts": [json.dumps(parts)], "told": [json.dumps(told)]})
