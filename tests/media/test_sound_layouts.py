@@ -1,6 +1,7 @@
 """Sound whose channels are counted, but not named, as in most WAV files: every view of it is filled."""
 
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,17 @@ def made_wave(path: Path, *, channels: int, rate: int) -> np.ndarray:
     return sound
 
 
+@pytest.fixture(scope="module")
+def guard() -> Iterator[Guard]:
+    with Guard() as one:
+        yield one
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-def test_every_view_of_a_plain_wave_is_filled(tmp_path: Path, channels: int, rate: int) -> None:
+def test_every_view_of_a_plain_wave_is_filled(guard: Guard, tmp_path: Path, channels: int, rate: int) -> None:
     sound = made_wave(tmp_path / "a.wav", channels=channels, rate=rate)
-    with Guard() as guard:
-        found = decode_all(guard, tmp_path / "a.wav", VIEWS, probe(guard, tmp_path / "a.wav"))
+    found = decode_all(guard, tmp_path / "a.wav", VIEWS, probe(guard, tmp_path / "a.wav"))
     assert not found.errors
     [heard] = found.data
     for view, data in zip(VIEWS, heard, strict=True):

@@ -127,12 +127,12 @@ def connected(*, workers_speak: bool = True) -> Iterator[Cluster]:
 
 
 def check_room(folder: str) -> None:
-    """Raise `StorageFull` if there is no room for what Ray keeps in its folder: without it Ray waits, and says nothing."""
+    """Raise `StorageFull` if there is no room for what Ray keeps in its folder: without it Ray waits in silence."""
     free = shutil.disk_usage(folder).free
     if free < _ROOM_BYTES:
         raise StorageFull(
-            f"{folder} has {free >> 20} MiB free, and Ray keeps its logs there, and what does not fit into memory: free "
-            f"{_ROOM_BYTES >> 20} MiB or more, or name another folder (RAY_TMPDIR), then run the same command again"
+            f"{folder} has {free >> 20} MiB free, and Ray keeps its logs there, and what does not fit into memory: "
+            f"free {_ROOM_BYTES >> 20} MiB or more, or name another folder (RAY_TMPDIR), then run the same command again"
         )
 
 
