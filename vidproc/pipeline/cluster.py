@@ -132,7 +132,7 @@ def check_room(folder: str) -> None:
     if free < _ROOM_BYTES:
         raise StorageFull(
             f"{folder} has {free >> 20} MiB free, and Ray keeps its logs there, and what does not fit into memory: "
-            f"free {_ROOM_BYTES >> 20} MiB or more, or name another folder (RAY_TMPDIR), then run this again"
+            f"free {_ROOM_BYTES >> 20} MiB or more, or name another (RAY_TMPDIR), then run the same command again"
         )
 
 
