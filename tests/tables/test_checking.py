@@ -215,7 +215,7 @@ def test_beside_a_commit_one_moment_is_looked_at(tmp_path: Path, monkeypatch: py
                 committed.set()
             return delta
 
-        monkeypatch.setattr("vidproc.tables.checking.DeltaTable", opened)
+        monkeypatch.setattr("vidproc.tables.deltalog.DeltaTable", opened)
         checked = check(url)
     assert checked.findings == ()
     assert checked.rows["ledger"] == 8
