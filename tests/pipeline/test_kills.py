@@ -232,6 +232,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """The job, killed when it has committed its last segment; its first call of derive is for what an earlier run left."""
 
 
+@pytest.mark.slow
 def test_kill_between_the_last_segment_and_derive(archive: Path, quality: Undisturbed, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES_BEFORE_DERIVE)
     line = command(archive, tmp_path / "tables")

@@ -52,6 +52,7 @@ def test_labels_are_those_of_the_golden_file(first: Tables) -> None:
     assert not differences(golden.golden(first), json.loads(GOLDEN.read_text()))
 
 
+@pytest.mark.slow
 def test_batches_workers_and_threads_change_nothing(settled: Settled, first: Tables) -> None:
     """Two actors of one thread each, and all segments in one batch."""
     assert_same(settled.run("second", actors=2, batch_segments=16), first)
