@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vidproc.errors import PASSING_REASONS, BudgetExceeded
+from vidproc.schema import FAILED
 
 FEW = 16
 """So many videos may be refused by storage in any run before it ends early, however small it is."""
@@ -25,7 +26,7 @@ class Refusals:
     def add(self, told: Sequence[Mapping[str, Any]]) -> None:
         """Take in ledger rows. Raises `BudgetExceeded`."""
         for row in told:
-            if row["status"] in ("quarantined", "missing") and row["reason"] in PASSING_REASONS and not row["again"]:
+            if row["status"] in FAILED and row["reason"] in PASSING_REASONS and not row["again"]:
                 self.reasons[row["reason"]] += 1 / row["expected"]
         if sum(self.reasons.values()) > max(self.budget * self.planned, FEW):
             counts = ", ".join(f"{reason} {count:.0f}" for reason, count in self.reasons.items())

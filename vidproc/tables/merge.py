@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vidproc.errors import Damaged, TablesDamaged
-from vidproc.schema import WHOLE_COVERAGE
+from vidproc.schema import FAILED, WHOLE_COVERAGE
 
 Row = dict[str, Any]
 
@@ -48,7 +48,7 @@ def merge_coverage(segments: Sequence[Mapping[str, Any]], declared_us: int | Non
 
 def _coverage(segment: Mapping[str, Any]) -> float | None:
     coverage: float | None = segment["coverage"]
-    return 0.0 if coverage is None and segment["status"] in ("quarantined", "missing") else coverage
+    return 0.0 if coverage is None and segment["status"] in FAILED else coverage
 
 
 def best_facts(texts: Iterable[str | None]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from vidproc.errors import PASSING_REASONS
-from vidproc.schema import LEDGER, RUNS, STATUSES, WHOLE_VIDEO
+from vidproc.schema import FAILED, LEDGER, RUNS, STATUSES, WHOLE_VIDEO
 from vidproc.tables import sql
 from vidproc.tables.commit import Commits
 from vidproc.tables.merge import merge_status
@@ -107,7 +107,7 @@ def _row(commits: Commits, start: RunStart) -> dict[str, Any]:
         for states, again, videos, states_us in connection.execute(query, [start.run_id]).fetchall():
             merged, _ = merge_status({"status": state, "reason": None} for state in states)
             counts[merged] += videos
-            failed_again += videos if again and merged in ("quarantined", "missing") else 0
+            failed_again += videos if again and merged in FAILED else 0
             length_us += states_us
     finished = sum(counts.values())
     planned = max(
