@@ -9,17 +9,22 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from vidproc.command import log
 from vidproc.errors import StorageFull, UsageError
 
 _KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
 """Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
-
+_END_WORKERS = {"num_workers_soft_limit": 0}
+"""Each process that Ray keeps wakes 100 times a second, 0.9 % of a core, whether it does something or not."""
+_BEFORE_AGAIN_S, _DIES_S = 5.0, 10.0
 
 _ROOM_BYTES = 64 << 20
 
@@ -97,33 +102,52 @@ def _appears(booked: Mapping[str, float], wait_s: float) -> bool:
 
 
 @contextmanager
-def connected(*, workers_speak: bool = True) -> Iterator[Cluster]:
+def connected(*, workers_speak: bool = True, keep_workers: bool = True) -> Iterator[Cluster]:
     """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job.
 
-    `workers_speak`: what workers print is printed here too.
+    `workers_speak`: what workers print is printed here too. `keep_workers`: idle ones too, if Ray is started here.
     """
     import ray
 
     importing = threading.Thread(target=importlib.import_module, args=("vidproc.pipeline.execution",), daemon=True)
     importing.start()
     joined = ray.is_initialized()
-    if not joined and os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=workers_speak)
-    elif not joined:
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": workers_speak}
+    if not joined and not os.environ.get("RAY_ADDRESS"):
         check_room(os.environ.get("RAY_TMPDIR", "/tmp"))
-        ray.init(
-            include_dashboard=False,
-            num_cpus=_cores(),
-            logging_level=logging.ERROR,
-            log_to_driver=workers_speak,
-            _system_config=_KEEP_WORKERS,
-        )
+        kept = _KEEP_WORKERS if keep_workers else _END_WORKERS
+        settings |= {"include_dashboard": False, "num_cpus": _cores(), "_system_config": kept}
+    if not joined:
+        _start(settings)
     importing.join()
     try:
         yield _found(here=not joined and "RAY_ADDRESS" not in os.environ)
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _start(settings: Mapping[str, Any]) -> None:
+    """`ray.init`, again if it fails: Ray gives its processes 15 and 30 s to come up, which a busy machine exceeds."""
+    import ray
+
+    for last in (False, False, True):
+        there = set(psutil.Process().children())
+        try:
+            ray.init(**settings)
+            return
+        except ValueError:
+            raise  # what was asked is wrong
+        except Exception as error:  # Ray raises plain ones
+            if last:
+                raise
+            log("ray did not start", error=str(error)[:300], next="is tried again")
+            ray.shutdown()
+            for left in set(psutil.Process().children()) - there:
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+                    left.wait(_DIES_S)
+            time.sleep(_BEFORE_AGAIN_S)
 
 
 def check_room(folder: str) -> None:

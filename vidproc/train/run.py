@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def run(config: TrainConfig) -> int:
     categories: tuple[str, ...] = ()
     if config.task != "restoration":
         categories = found_categories(examples, config, strangers=config.task == "embedding")
-    with connected(workers_speak=False) as cluster:  # Ray Train's actors say much that nobody needs
+    # Ray Train's actors say much that nobody needs
+    with connected(workers_speak=False, keep_workers=False) as cluster:
+        if cluster.here:  # which nobody reclaims; the watcher takes half a core while the first steps are trained
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         return _train(config, store, examples, categories, cluster)
 
 
