@@ -20,8 +20,9 @@ demo: setup  ## a small archive of known videos, labelled and queried; offline, 
 demo-train: setup  ## train a network on drawn videos with two workers, label others with it; about four minutes
 	$(BIN)/python -m vidproc.train.demo
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## in one process a core what needs neither Ray nor the S3 server; then the rest, one after another
+	$(BIN)/python -m pytest -m "not slow and not alone" -n logical --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-slow: setup  ## kill storms, poison, whole archives: minutes to an hour
 	$(BIN)/python -m pytest -m slow --timeout 3000

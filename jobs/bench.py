@@ -28,7 +28,7 @@ from vidproc.command import Options, end_with, parse
 from vidproc.errors import UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline import steps
-from vidproc.pipeline.label import chosen_annotators
+from vidproc.pipeline.chosen import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
 from vidproc.tables.plan import make_plan
 from vidproc.views import MICROSECONDS, Frames, Picture, view_to_json

@@ -17,8 +17,17 @@ PLANTED = Path(__file__).parent / "poison"
 """A `sitecustomize` that plants faults in the decoding sandbox, for files that carry a marker."""
 
 
+SHARES = {"annotators", "cluster", "media", "models", "tables", "train"}
+"""Folders of tests that start no Ray of their own."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs the session's Ray comes last: tests of the decoder's wall kill and count this process's children."""
+    for item in items:
+        needs = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers())}
+        if item.path.parent.name not in SHARES or needs & {"ray_cluster", "s3"}:
+            item.add_marker("alone")
     items.sort(key=lambda item: "ray_cluster" in getattr(item, "fixturenames", ()))
 
 

@@ -15,7 +15,7 @@ from vidproc.annotators.votes import Said
 from vidproc.errors import UsageError, WeightsError
 from vidproc.models.taxonomy import Taxonomy, lineage, read_taxonomy
 from vidproc.models.weights import resolve_weights
-from vidproc.pipeline.label import chosen_annotators
+from vidproc.pipeline.chosen import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
 
 PARENTS = {"attic": ["indoors"], "cave": ["indoors", "nature"], "bay": ["nature"], "indoors": ["place"]}

@@ -12,6 +12,7 @@ from vidproc.errors import UsageError
 from vidproc.models.recogniser import resolve_recogniser
 from vidproc.pipeline import label
 from vidproc.pipeline.audit import read_audit
+from vidproc.pipeline.chosen import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
 from vidproc.tables.gallery import add_person
 from vidproc.train.archive import make_archive
@@ -55,9 +56,9 @@ def test_faces_are_refused_without_their_terms(tmp_path: Path, changes: dict[str
 
 def test_a_gallery_must_exist_and_lie_apart_from_the_tables(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no gallery"):
-        label.chosen_annotators(options(tmp_path))
+        chosen_annotators(options(tmp_path))
     with pytest.raises(UsageError, match="must lie apart"):
-        label.chosen_annotators(options(tmp_path, gallery=str(tmp_path / "tables" / "gallery")))
+        chosen_annotators(options(tmp_path, gallery=str(tmp_path / "tables" / "gallery")))
 
 
 def test_a_run_decides_faces_in_tracks_and_is_on_record(tmp_path: Path, ray_cluster: None) -> None:

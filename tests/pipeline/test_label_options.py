@@ -19,6 +19,7 @@ from labelling import DEMO, JOB, by_name, check, read, run
 
 from vidproc.errors import CanaryWrong, UsageError
 from vidproc.pipeline import label
+from vidproc.pipeline.chosen import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
 from vidproc.pipeline.stopping import Stop, Stopped
 from vidproc.train.archive import Truth, make_archive
@@ -263,11 +264,11 @@ def test_what_cannot_be_done_is_told_before_any_work(
 
 def test_restoration_is_off_by_default_and_makes_other_models(tmp_path: Path) -> None:
     options: dict[str, Any] = {"annotators": ("quality", "objects", "actions"), "weights": DEMO}
-    plain = label.chosen_annotators(config(tmp_path, tmp_path, **options))
-    restoring = label.chosen_annotators(config(tmp_path, tmp_path, restore=True, **options))
+    plain = chosen_annotators(config(tmp_path, tmp_path, **options))
+    restoring = chosen_annotators(config(tmp_path, tmp_path, restore=True, **options))
     assert {name for name in plain if plain[name].model_id != restoring[name].model_id} == {"objects", "actions"}
     named = {**options, "weights": {**DEMO, "restore": "demo:restore"}}
-    again = label.chosen_annotators(config(tmp_path, tmp_path, restore=True, **named))
+    again = chosen_annotators(config(tmp_path, tmp_path, restore=True, **named))
     assert again == restoring
 
 
