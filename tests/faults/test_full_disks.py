@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ mount -o remount,size=2g "$small"
 if [ -d "$small/tables" ]; then cp -r "$small/tables" "$result/"; fi
 """
 """The command twice, on a small file system of its own that is larger the second time."""
+
+FILLED_MIDWAY = """
+set -u
+mount -t tmpfs -o size=512m tmpfs "$1"; small="$1"; log="$2"; code="$3"; shift 3
+"$@" 2> "$log" & job=$!
+until ls "$small"/ray/session_2*/logs/worker-*.err > /dev/null 2>&1; do sleep 0.1; done
+until grep -q planned "$log"; do sleep 0.1; done
+dd if=/dev/zero of="$small/filler" bs=1M status=none 2> /dev/null
+wait $job; echo $? > "$code"
+"""
+"""The command with Ray on a small file system, which somebody fills as soon as workers are there."""
 
 
 def own_mounts() -> bool:
@@ -76,9 +88,30 @@ def test_a_full_folder_of_rays_is_told_before_ray_waits_for_it(monkeypatch: pyte
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5 << 20))
     with pytest.raises(StorageFull, match=r"/tmp has 5 MiB free.*RAY_TMPDIR.*run the same command again"):
-        check_room("/tmp")
+        check_room()
     monkeypatch.undo()
-    check_room("/tmp")
+    check_room()
+
+
+@pytest.mark.slow
+def test_a_folder_of_rays_that_fills_up(archive: Path, undisturbed: Tables, tmp_path: Path) -> None:
+    """By others, once Ray is there."""
+    if not own_mounts():
+        pytest.skip("mounting a small file system is not allowed here")
+    small = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the path of a Unix socket has at most 107 bytes
+    log, code = tmp_path / "log", tmp_path / "code"
+    line = command(archive, tmp_path / "tables", *FAST)
+    script = ["unshare", "--mount", "bash", "-c", FILLED_MIDWAY, "-", str(small), str(log), str(code), *line]
+    subprocess.run(script, env=environment() | {"RAY_TMPDIR": str(small)}, check=True, timeout=300)
+    told = log.read_text()
+    assert code.read_text().strip() == "1", told[-3000:]
+    failed = events(told)[-1]
+    assert failed["error"] == "StorageFull" and str(small) in failed["message"], failed
+    again = run(line)
+    assert again.returncode == 0, again.stderr[-3000:]
+    found = read(str(tmp_path / "tables"))
+    check(found)
+    assert_same(found, undisturbed)
 
 
 class _WornByRay(Exception):

@@ -5,6 +5,7 @@ import datetime
 import shutil
 import signal
 import sys
+import threading
 import time
 import wave
 from collections.abc import Callable
@@ -237,6 +238,32 @@ def test_failures_that_are_no_stop_are_raised() -> None:
 
     with pytest.raises(RuntimeError, match="Ray is gone"):
         list(Stop().until(batches()))
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["while a batch is waited for", "while one is committed"])
+def test_what_another_thread_finds_wrong_ends_the_batches(*, waiting: bool) -> None:
+    stop, kept = Stop(), []
+
+    def fail_and_go_on() -> None:
+        thread = threading.Timer(0.2, stop.fail, [OSError("no room")])
+        thread.start()
+        ends = time.monotonic() + 1
+        while time.monotonic() < ends:
+            time.sleep(0.01)
+        thread.join()
+
+    def batches() -> Any:
+        yield 1
+        if waiting:
+            fail_and_go_on()
+        yield 2
+
+    with stop.listening(), pytest.raises(OSError, match="no room"):
+        for batch in stop.until(batches()):
+            if not waiting:
+                fail_and_go_on()
+            kept.append(batch)
+    assert kept == [1]
 
 
 # ---- what is wrong with a command

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ _KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshol
 """Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
 _END_WORKERS = {"num_workers_soft_limit": 0}
 """Each process that Ray keeps wakes 100 times a second, 0.9 % of a core, whether it does something or not."""
-_BEFORE_AGAIN_S, _DIES_S = 5.0, 10.0
+_BEFORE_AGAIN_S, _DIES_S, _LOOKS_S = 5.0, 10.0, 1.0
 
 _ROOM_BYTES = 64 << 20
 
@@ -114,7 +114,7 @@ def connected(*, workers_speak: bool = True, keep_workers: bool = True) -> Itera
     joined = ray.is_initialized()
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": workers_speak}
     if not joined and not os.environ.get("RAY_ADDRESS"):
-        check_room(os.environ.get("RAY_TMPDIR", "/tmp"))
+        check_room()
         kept = _KEEP_WORKERS if keep_workers else _END_WORKERS
         settings |= {"include_dashboard": False, "num_cpus": _cores(), "_system_config": kept}
     if not joined:
@@ -150,14 +150,37 @@ def _start(settings: Mapping[str, Any]) -> None:
             time.sleep(_BEFORE_AGAIN_S)
 
 
-def check_room(folder: str) -> None:
+def check_room() -> None:
     """Raise `StorageFull` if there is no room for what Ray keeps in its folder: without it Ray waits in silence."""
+    folder = os.environ.get("RAY_TMPDIR", "/tmp")
     free = shutil.disk_usage(folder).free
     if free < _ROOM_BYTES:
         raise StorageFull(
             f"{folder} has {free >> 20} MiB free, and Ray keeps its logs there, and what does not fit into memory: "
             f"free {_ROOM_BYTES >> 20} MiB or more, or name another (RAY_TMPDIR), then run the same command again"
         )
+
+
+@contextmanager
+def room_watched(fail: Callable[[Exception], None]) -> Iterator[None]:
+    """While this holds, `fail` is called, from another thread, once there is no more room."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOKS_S):
+            try:
+                check_room()
+            except StorageFull as error:
+                fail(error)
+                return
+
+    watching = threading.Thread(target=watch, name="room", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 def _cores() -> int:

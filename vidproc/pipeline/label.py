@@ -20,7 +20,7 @@ from vidproc.media.archive import list_archive
 from vidproc.pipeline import failures
 from vidproc.pipeline.audit import audited
 from vidproc.pipeline.chosen import chosen_annotators
-from vidproc.pipeline.cluster import connected
+from vidproc.pipeline.cluster import connected, room_watched
 from vidproc.pipeline.counted import CountedCommits
 from vidproc.pipeline.lineage import sender_to, traced
 from vidproc.pipeline.metrics import count_videos, told_meanwhile
@@ -207,6 +207,8 @@ def _label(
         canary.check(config.canary, settings, config, cluster, f"{scratch}/canary")
     if not todo:
         return False
+    if cluster.here:
+        held.enter_context(room_watched(stop.fail))
     progress = Progress(todo)
     pending, refusals = _Pending(commits, progress), Refusals(todo, config.failure_budget)
     held.enter_context(told_meanwhile(lambda: pending.lag_s))

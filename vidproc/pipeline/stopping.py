@@ -40,6 +40,8 @@ class Stop:
         self._at = None if at is None else _next(at)
         self._timed = False
         self._breakable = True
+        self._heard = False
+        self._error: Exception | None = None
 
     @property
     def due(self) -> bool:
@@ -63,14 +65,23 @@ class Stop:
     def listen(self) -> None:
         """Install the handlers (again)."""
         if threading.current_thread() is threading.main_thread():
+            self._heard = True
             for number in _SIGNALS:
                 signal.signal(number, self._requested)
+
+    def fail(self, error: Exception) -> None:
+        """End labelling with `error`, between two batches or while one is waited for. For other threads."""
+        self._error = error
+        if self._heard:
+            _signal_main_thread()
 
     def until(self, batches: Generator[T, None, None]) -> Iterator[T]:
         """Yield the batches until the run is asked to end; from then on only waiting can be broken off."""
         self._breakable = False
         with self._alarm(), closing(batches):
             while not self.due and self.exit_code is None:
+                if self._error is not None:
+                    raise self._error
                 try:
                     self._breakable = True
                     batch = next(batches, None)
@@ -90,6 +101,10 @@ class Stop:
             self.exit_code = AT_TIME
 
     def _requested(self, number: int, _: FrameType | None) -> None:
+        if self._error is not None and self.exit_code is None:
+            if self._breakable:
+                raise self._error
+            return
         alarm, self._timed = self._timed, False
         again = self.exit_code is not None
         if alarm and again:  # the time came while the run was ending already
@@ -115,8 +130,12 @@ class Stop:
 
     def _ring(self) -> None:
         self._timed = True
-        ident: Any = threading.main_thread().ident
-        signal.pthread_kill(ident, signal.SIGTERM)
+        _signal_main_thread()
+
+
+def _signal_main_thread() -> None:
+    ident: Any = threading.main_thread().ident
+    signal.pthread_kill(ident, signal.SIGTERM)
 
 
 def _next(at: datetime.time) -> float:
