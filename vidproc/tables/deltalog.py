@@ -17,6 +17,7 @@ from vidproc.media.patience import backoff_s
 from vidproc.schema import TABLES, Table
 from vidproc.tables.delta_trouble import asked
 from vidproc.tables.parts import Part, write_part
+from vidproc.tables.scanning import scannable
 from vidproc.tables.store import Store
 
 APP = "vidproc"
@@ -55,10 +56,10 @@ def dataset_of(store: Store, delta: DeltaTable) -> Any:
     Read through a filesystem that asks again: delta-rs's own gives up when a body ends early.
     """
     if store.is_local:
-        return delta.to_pyarrow_dataset()
+        return scannable(delta.to_pyarrow_dataset())
     below = str(delta.table_uri).rstrip("/").removeprefix("s3://")
     remote = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(store.filesystem()))
-    return delta.to_pyarrow_dataset(filesystem=pa_fs.SubTreeFileSystem(below, remote))
+    return scannable(delta.to_pyarrow_dataset(filesystem=pa_fs.SubTreeFileSystem(below, remote)))
 
 
 def existing(store: Store) -> list[Table]:

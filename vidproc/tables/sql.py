@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from vidproc.errors import TablesDamaged
 from vidproc.schema import TABLES, Table
 from vidproc.tables import deltalog
+from vidproc.tables.scanning import scannable
 from vidproc.tables.store import Store
 
 MEMORY_LIMIT = "1GB"
@@ -58,7 +59,7 @@ def parquet_folder(url: str, schema: pa.Schema) -> Any:
     paths = [store.url_of(path).removeprefix("s3://") for path in store.list("") if path.endswith(".parquet")]
     if not paths:
         return schema.empty_table()
-    return ds.dataset(paths, schema=schema, format="parquet", filesystem=store.filesystem())
+    return scannable(ds.dataset(paths, schema=schema, format="parquet", filesystem=store.filesystem()))
 
 
 def parquet_batches(store: Store, paths: Iterable[str], schema: pa.Schema, *, rows: int = BATCH_ROWS) -> Any:
