@@ -7,13 +7,17 @@
     python jobs/maintain.py check     --tables out/tables
     python jobs/maintain.py gallery   add 'Ada Lovelace' --gallery staff/ --weights faces.json --pictures a.jpg …
     python jobs/maintain.py calibrate --weights faces.json --pictures people/ --far 1e-4
+    python jobs/maintain.py thumbnails --tables out/tables --out thumbnails/ --label person
 
 compact    merges small files, sorted by key; safe beside a running label job.
 vacuum     removes files that no table needs. Below 24 hours it takes the lease.
 forget     takes a video (which is not labelled again) or a person's identity out of every file, and proves it.
+           Thumbnails lie outside the tables: run `thumbnails --prune` after it.
 check      proves that ledger, tables and files agree.
-gallery    add, list, remove: whose faces may be recognised; rematch: decide faces anew by it, without decoding.
+gallery    add, list, remove: whose faces may be recognised; rematch: decide faces anew by it, without decoding;
+           cluster: which unknown faces are one person's.
 calibrate  finds the threshold at which two people are taken for one as seldom as asked.
+thumbnails cuts each track's best frame out of its video; --prune removes those whose track is gone.
 
 Exit codes: 0 done (and proven); 1 something is wrong or left, as listed; 2 usage; 4 another job holds the tables.
 """
@@ -190,6 +194,12 @@ def _calibrate(arguments: Sequence[str]) -> int:
     return calibrate(arguments)
 
 
+def _thumbnails(arguments: Sequence[str]) -> int:
+    from vidproc.pipeline.thumbnails import thumbnails
+
+    return thumbnails(arguments)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "compact": _compact,
     "vacuum": _vacuum,
@@ -197,6 +207,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": _check,
     "gallery": _gallery,
     "calibrate": _calibrate,
+    "thumbnails": _thumbnails,
 }
 
 

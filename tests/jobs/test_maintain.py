@@ -68,7 +68,7 @@ def test_verbs_and_their_exit_codes(tmp_path: Path) -> None:
         (["forget", "--tables", "t", "--person", "b", "--gallery", "g"], "--gallery and --similarity go together"),
         (["forget", "--tables", "t", "--video", "b", "--gallery", "g", "--similarity", "0.4"], "go together, and with"),
         (["gallery", "--gallery", "g"], "required: verb"),
-        (["gallery", "show", "--gallery", "g"], "--verb: Input should be 'add', 'list', 'remove' or 'rematch'"),
+        (["gallery", "show", "--gallery", "g"], "Input should be 'add', 'list', 'remove', 'rematch' or 'cluster'"),
         (["gallery", "list"], "--gallery is required"),
         (["gallery", "list", "--gallery", "/nowhere/at/all"], "there is no gallery at /nowhere"),
         (["gallery", "add", "b", "--gallery", "g"], "gallery add needs --pictures, --consent, --weights"),

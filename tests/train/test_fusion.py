@@ -94,8 +94,8 @@ def test_a_network_of_one_stream_only_guesses(heard_and_seen: tuple[Streams, Emb
 def test_streams_are_taken_at_random_and_never_both() -> None:
     rows = torch.ones(400, 5)
     rows[:100, -1] = 0  # these have a picture alone
-    changed = without_some(rows, np.random.default_rng(0), share=0.5)
-    counts = Counter(pattern_of(changed.numpy()).tolist())
+    changed = without_some(rows, np.random.default_rng(0), FusionSpec(sizes=(2, 1)), share=0.5)
+    counts = Counter(pattern_of(changed.numpy(), FusionSpec(sizes=(2, 1))).tolist())
     assert (changed[:100] == rows[:100]).all()
     assert changed[:, -2:].any(dim=1).all()
     assert 110 < counts[0] < 190 and 40 < counts[2] < 110

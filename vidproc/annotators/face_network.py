@@ -1,8 +1,8 @@
 """The device's side of `faces`: find, gate, align, embed. Imports torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from vidproc.media.geometry import Place, place
 from vidproc.media.samples import Samples
 from vidproc.models.alignment import similarity, template
 from vidproc.models.embedding import Embeddings, sharpness
+from vidproc.models.keypoints import KeypointFaces
 from vidproc.models.mtcnn import FrameFaces, Mtcnn
-from vidproc.models.recogniser import FaceRecogniser
+from vidproc.models.recogniser import FaceDetector, FaceRecogniser, KeypointFaceDetector
 from vidproc.schema import FACES
 from vidproc.views import View
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from vidproc.annotators.faces import Faces
 
 _FRAMES_AT_ONCE = 8
+_LEAST_AREA = 1e-9
+"""Of a frame's pixel in the aligned face: points all at one place are brought nowhere."""
 _GOOD_EYES_PX, _GOOD_SHARPNESS, _WORST_POSE = 24.0, 8.0, 0.3
 
 Floats = npt.NDArray[np.float32]
@@ -51,12 +54,23 @@ class Found:
         return len(self.sample)
 
 
+class Detector(Protocol):
+    """What finds faces and their five points on a device."""
+
+    def find(self, frames: Tensor) -> list[FrameFaces]:
+        """uint8 [frames, height, width, 3] → the faces of each, in its pixels. Raises `NotFinite`."""
+
+
+DETECTORS: Mapping[type, Callable[[Any, str], Detector]] = {FaceDetector: Mtcnn, KeypointFaceDetector: KeypointFaces}
+"""Kind of a recogniser's detector → what makes its networks on a device."""
+
+
 class FaceFinder:
     """A recogniser's networks on a device: from frames to faces with embeddings, whoever they are."""
 
     def __init__(self, recogniser: FaceRecogniser, device: str) -> None:
         self.recogniser = recogniser
-        self.detector = Mtcnn(recogniser.detector, device)
+        self.detector = DETECTORS[type(recogniser.detector)](recogniser.detector, device)
         self.embeddings = Embeddings(recogniser.embedder, device)
         self._target = template(*self.embeddings.shape)
 
@@ -104,6 +118,8 @@ class FaceFinder:
         """
         points = faces.points.astype(np.float64)
         matrices, residual = similarity(points, self._target)
+        nowhere = np.abs(np.linalg.det(matrices[:, :, :2])) < _LEAST_AREA  # and of quality 0, by its residual
+        matrices[nowhere] = np.eye(2, 3)
         aligned = self.embeddings.aligned(frame, matrices)
         eyes = np.linalg.norm(points[:, 1] - points[:, 0], axis=1)
         good = np.minimum(eyes / _GOOD_EYES_PX, 1) * np.minimum(np.asarray(sharpness(aligned)) / _GOOD_SHARPNESS, 1)

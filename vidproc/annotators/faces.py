@@ -30,6 +30,15 @@ LEAST_PURPOSE = 10
 """Characters that a purpose must have: a word is none."""
 
 
+def check_purpose(purpose: str) -> None:
+    """Raises `UsageError` when a purpose says too little."""
+    if len(purpose.strip()) < LEAST_PURPOSE:
+        raise UsageError(
+            f"--purpose {purpose!r} says too little: say what the faces are compared for, in at least "
+            f"{LEAST_PURPOSE} characters; it goes to the audit trail"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """On what terms faces are compared: with whom, what for, and whether their vectors are kept."""
@@ -39,11 +48,7 @@ class Terms:
     keep_vectors: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.purpose.strip()) < LEAST_PURPOSE:
-            raise UsageError(
-                f"--purpose {self.purpose!r} says too little: say what the faces are compared for, in at least "
-                f"{LEAST_PURPOSE} characters; it goes to the audit trail"
-            )
+        check_purpose(self.purpose)
         if not self.gallery.people:
             raise UsageError(f"gallery {self.gallery.url} holds nobody: add people who agreed to it first")
 
@@ -94,11 +99,11 @@ class Faces(OfSegments):
         """Without the gallery: people come and go, and each row says by which version it was decided."""
         found = self.recogniser
         return model_id(
-            "mtcnn_arcface",
+            f"{found.detector.architecture}_arcface",
             weights=[*(file.sha256 for file in found.detector.files), found.embedder.sha256],
             views=[view_to_json(view) for view in self.views],
             version=self.version,
-            detector=[found.detector.least_px, found.detector.thresholds],
+            detector=found.detector.settings,
             embedder=[asdict(found.embedder.embedding), found.embedder.mean, found.embedder.std],
             decision=[found.threshold, found.margin, found.least_quality, found.votes, found.vote_share],
         )

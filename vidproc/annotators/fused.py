@@ -1,4 +1,4 @@
-"""The device's side of `fusion`: two networks make embeddings, a third judges them together. Imports torch."""
+"""The device's side of `fusion`: two networks make embeddings, a third judges them, with text. Imports torch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from vidproc.annotators.forward import DeviceNetwork, load_embedding_network
 from vidproc.annotators.fusion import Moments
 from vidproc.errors import NotFinite, WeightsError
 from vidproc.media.windows import piece_length
-from vidproc.models.fuser import PATTERNS, FusionWeights
+from vidproc.models.fuser import PATTERNS, FusionSpec, FusionWeights
 from vidproc.models.fusion import FusionNetwork
 from vidproc.models.load import load_saved
 from vidproc.models.restorer import Restorer
@@ -31,22 +31,30 @@ class Streams:
     def __init__(self, picture: DeviceNetwork, sound: DeviceNetwork) -> None:
         self.picture, self.sound = picture, sound
 
-    def rows(self, given: Sequence[Moments], *, sizes: tuple[int, int]) -> list[Rows]:
-        """What a `FusionNetwork` takes: float32 [moments, embeddings + streams] for each. Missing ones are zeros."""
+    def rows(self, given: Sequence[Moments], *, sizes: Sequence[int]) -> list[Rows]:
+        """What a `FusionNetwork` takes: float32 [moments, embeddings + streams] for each. Missing ones are zeros.
+
+        `sizes`: as of a `FusionSpec`; where these are two, text is not looked at.
+        """
         if not given:
             return []
         lengths = [len(one.start_us) for one in given]
         heard = [one.heard for one in given]
         seen = np.repeat([one.pictures is not None for one in given], lengths)
         hears = np.concatenate(heard)
-        whole = np.zeros((sum(lengths), sum(sizes) + 2), np.float32)
+        whole = np.zeros((sum(lengths), sum(sizes) + len(sizes)), np.float32)
         looked = self.picture.outputs([one.pictures for one in given if one.pictures is not None])
         whole[seen, : sizes[0]] = _stacked(looked, sizes[0])
         kept = [
             one.sounds[i][None] for one, own in zip(given, heard, strict=True) for i in np.flatnonzero(own).tolist()
         ]
-        whole[hears, sizes[0] : sum(sizes)] = _stacked(self.sound.outputs(kept), sizes[1])
-        whole[:, -2], whole[:, -1] = seen, hears
+        whole[hears, sizes[0] : sum(sizes[:2])] = _stacked(self.sound.outputs(kept), sizes[1])
+        whole[:, sum(sizes)], whole[:, sum(sizes) + 1] = seen, hears
+        if len(sizes) > 2:
+            told = np.repeat([one.text is not None for one in given], lengths)
+            texts = [one.text for one in given if one.text is not None]
+            whole[told, sum(sizes[:2]) : sum(sizes)] = np.concatenate([np.zeros((0, sizes[2]), np.float32), *texts])
+            whole[:, -1] = told
         return np.split(whole, np.cumsum(lengths)[:-1])
 
     def sizes(self, picture: Weights, sound: Weights) -> tuple[int, int]:
@@ -87,7 +95,8 @@ class Fused:
 
     def _judged(self, rows: Rows) -> Rows:
         logits = logits_of(self.network, rows)
-        scores = torch.from_numpy(logits / heat_of(rows, self.weights.temperatures)[:, None]).softmax(dim=1)
+        heat = heat_of(rows, self.weights.fusion, self.weights.temperatures)
+        scores = torch.from_numpy(logits / heat[:, None]).softmax(dim=1)
         found: Rows = scores.float().numpy()
         if not np.isfinite(found).all():
             raise NotFinite("the fusing network's scores are no numbers: its weights are damaged; nothing was written")
@@ -101,14 +110,15 @@ def logits_of(network: FusionNetwork, rows: Rows) -> npt.NDArray[np.float64]:
     return logits
 
 
-def pattern_of(rows: Rows) -> npt.NDArray[np.int64]:
-    """Which of `PATTERNS` each row has."""
-    seen, heard = rows[:, -2] > 0.5, rows[:, -1] > 0.5
-    return np.where(seen & heard, 0, np.where(seen, 1, 2)).astype(np.int64)
+def pattern_of(rows: Rows, spec: FusionSpec) -> npt.NDArray[np.int64]:
+    """Which of the spec's patterns each row has; -1 of those without picture and sound, which make no moment."""
+    seen, heard, *told = (rows[:, sum(spec.sizes) :] > 0.5).T
+    found = np.select([seen & heard, seen, heard], [0, 1, 2], -1)
+    return np.where(told[0] & (found >= 0), found + len(PATTERNS), found) if told else found
 
 
-def heat_of(rows: Rows, temperatures: dict[str, float]) -> npt.NDArray[np.float64]:
-    return np.array([temperatures[name] for name in PATTERNS])[pattern_of(rows)]
+def heat_of(rows: Rows, spec: FusionSpec, temperatures: dict[str, float]) -> npt.NDArray[np.float64]:
+    return np.array([temperatures[name] for name in spec.patterns])[pattern_of(rows, spec)]
 
 
 def load_fused(fusion: "Fusion", device: str, *, compiled: bool) -> Fused:

@@ -3,10 +3,15 @@ task "event". A row speaks for a clip (or frame), judged with the sound around i
 
 Where a video has no sound, or none but digital silence around a clip, the picture alone is judged, and where it has no
 picture, what is heard, on a grid of its own: no row is lost, and scores are as sure as half the evidence allows.
+
+Weights that were trained with it also take how much text is shown, of subtitles and never of chapters. In a video that
+has a stream of them, no text now is a fact; in one that has none, nothing is known. Text alone makes no row. A segment
+owns the lines that start in it: what is still on from the segment before is not seen, nor, by a clip that reaches over
+the segment's end, what starts behind that. Training reads text by the same segments.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -18,15 +23,15 @@ from vidproc.annotators.classify import top_labels
 from vidproc.annotators.rows import model_id, no_rows, repeated, rows_of
 from vidproc.annotators.spans import BEGIN, KEEP, noted, runs, spans
 from vidproc.annotators.votes import Said
-from vidproc.errors import UsageError
-from vidproc.media.samples import Samples
+from vidproc.errors import TooLarge, UsageError
+from vidproc.media.samples import CHAPTER, Samples
 from vidproc.media.windows import pieces, windows
-from vidproc.models.fuser import FusionWeights, resolve_fusion
+from vidproc.models.fuser import TEXT_MEASURES, FusionWeights, resolve_fusion
 from vidproc.models.restorer import Restorer
 from vidproc.models.spectrum import Listening
 from vidproc.models.weights import Weights
 from vidproc.schema import LABELS, LEDGER
-from vidproc.views import MICROSECONDS, Audio, View, view_to_json
+from vidproc.views import MICROSECONDS, Audio, Text, View, view_to_json
 
 Scores = npt.NDArray[np.float32]
 Times = npt.NDArray[np.int64]
@@ -64,7 +69,8 @@ class Fusion(OfSegments):
 
     @property
     def views(self) -> tuple[View, ...]:
-        return (self.picture.view, self.sound.view)
+        signals = (self.picture.view, self.sound.view)
+        return (*signals, Text()) if self.weights.fusion.text else signals
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -110,13 +116,14 @@ class Moments:
     """What is judged of one segment, or of one example. `start_us`, `end_us`: int64 [moments].
 
     `pictures`: one sample a moment, None where there is no picture. `sounds`: int16 [time, channels] of each moment;
-    () where there is no sound.
+    () where there is no sound. `text`: see `text_of`; None where the video has no stream of it.
     """
 
     start_us: Times
     end_us: Times
     pictures: npt.NDArray[np.uint8] | None
     sounds: Sequence[npt.NDArray[np.int16]]
+    text: Scores | None = None
 
     @property
     def heard(self) -> npt.NDArray[np.bool_]:
@@ -154,6 +161,55 @@ def moments(picture: Samples | None, sound: Samples | None, view: Audio, listeni
     return Moments(found.start_us[some], found.end_us[some], None, [around[i] for i in some])
 
 
+def text_of(text: Samples | None, start_us: Times, end_us: Times) -> Scores | None:
+    """How much is written around each moment, by the text of the segment that these start in: float32 [moments, 4].
+
+    `TEXT_MEASURES`: 1 if text is shown in the moment's middle; share of the moment in which it is; ln(1 + characters a
+    second over the moment), each line's spread evenly over its time; ln(1 + lines in the middle). All are 0 where none
+    is shown. Of several streams, in several languages, the most. None if the video has no stream of text.
+    """
+    if text is None or not (text.subtitled or (text.data["stream"] != CHAPTER).any()):
+        return None
+    found = np.zeros((len(start_us), len(TEXT_MEASURES)))
+    of = text.data["stream"]
+    for stream in np.unique(of[of != CHAPTER]).tolist():
+        mine = of == stream
+        on = _Shown(text.start_us[mine], text.end_us[mine], text.data["text"][mine].tolist())
+        found = np.maximum(found, on.measures(start_us, end_us))
+    return found.astype(np.float32)
+
+
+class _Shown:
+    """One stream's text as steps over time: what holds from each of `borders` to the next."""
+
+    def __init__(self, start_us: Times, end_us: Times, texts: Sequence[str]) -> None:
+        self.borders, place = np.unique(np.concatenate([start_us, end_us]), return_inverse=True)
+        self._first, self._last = np.split(place, 2)
+        self.lines = self._steps(np.array([text.count("\n") + 1 for text in texts], np.float64))
+        characters = np.array([len(text) for text in texts], np.float64)
+        self.pace = self._steps(characters * MICROSECONDS / (end_us - start_us))
+
+    def measures(self, start_us: Times, end_us: Times) -> npt.NDArray[np.float64]:
+        middle = np.searchsorted(self.borders, (start_us + end_us) // 2, side="right") - 1
+        lines = np.where(middle < 0, 0, self.lines[middle])
+        covered = self._mean(self.lines > 0, start_us, end_us)
+        pace = self._mean(self.pace, start_us, end_us)
+        return np.stack([lines > 0, covered, np.log1p(pace), np.log1p(lines)], axis=1)
+
+    def _steps(self, amount: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        changes = np.zeros(len(self.borders))
+        np.add.at(changes, self._first, amount)
+        np.add.at(changes, self._last, -amount)
+        return np.cumsum(changes)
+
+    def _mean(self, steps: npt.NDArray[Any], start_us: Times, end_us: Times) -> npt.NDArray[np.float64]:
+        """Over each moment; before and after all borders there is nothing."""
+        so_far = np.concatenate([[0.0], np.cumsum(steps[:-1] * np.diff(self.borders))])
+        until_end, until_start = (np.interp(times, self.borders, so_far) for times in (end_us, start_us))
+        mean: npt.NDArray[np.float64] = ((until_end - until_start) / np.maximum(end_us - start_us, 1)).clip(0)
+        return mean
+
+
 class Judge(Protocol):
     """What turns moments into scores: `fused.Fused` on a device, or a fake in a test."""
 
@@ -172,12 +228,22 @@ class FusionAnnotator:
         """One annotation per segment, in order. Raises `NotFinite` rather than hand on a score that is no number."""
         found = [self._moments(segment) for segment in segments]
         scores: Iterator[Scores] = iter(self.judge.scores([one for one in found if one is not None]))
-        return [self._annotation(one, None if one is None else next(scores)) for one in found]
+        made = [self._annotation(one, None if one is None else next(scores)) for one in found]
+        return [
+            one if text is None or text.whole else replace(one, reason=TooLarge.reason)
+            for one, text in zip(made, map(self._text, segments), strict=True)
+        ]
+
+    def _text(self, segment: Mapping[View, Samples]) -> Samples | None:
+        return segment.get(Text()) if self.fusion.weights.fusion.text else None
 
     def _moments(self, segment: Mapping[View, Samples]) -> Moments | None:
         sound = self.fusion.sound
         assert isinstance(sound.view, Audio) and sound.listening is not None  # checked when resolved
-        return moments(segment.get(self.fusion.picture.view), segment.get(sound.view), sound.view, sound.listening)
+        given = moments(segment.get(self.fusion.picture.view), segment.get(sound.view), sound.view, sound.listening)
+        if given is None:
+            return None
+        return replace(given, text=text_of(self._text(segment), given.start_us, given.end_us))
 
     def _annotation(self, given: Moments | None, scores: Any) -> Annotation:
         if given is None:

@@ -25,7 +25,7 @@ _OPTIONAL = {
 }  # fmt: skip
 _REQUIRED = {
     "container": str, "codec": str, "start_us": int, "end_us": int, "frame_us": int, "metadata": dict,
-    "has_audio": bool, "has_picture": bool, "has_subtitles": bool, "has_text": bool,
+    "has_audio": bool, "has_picture": bool, "has_subtitles": bool, "has_text": bool, "has_text_stream": bool,
     "variable_rate": bool, "still": bool,
 }  # fmt: skip
 

@@ -8,20 +8,22 @@ The decoder, its limits and its wall are the label job's; only the times differ.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vidproc.errors import NoStreams
-from vidproc.media.answers import checked_answer, checked_facts
+from vidproc.media.answers import checked_answer, checked_facts, checked_text
 from vidproc.media.decode import layout
 from vidproc.media.geometry import displayed_of
 from vidproc.media.guard import Guard, run_verified
+from vidproc.media.samples import Samples, text_bytes, text_samples
 from vidproc.media.sampling import Span
 from vidproc.media.sources import Source, open_source
 from vidproc.media.windows import pieces
-from vidproc.views import Audio, SignalView, view_to_json
+from vidproc.views import Audio, SignalView, Text, view_to_json
 
 
 def probed(guard: Guard, source: Source) -> dict[str, Any]:
@@ -74,3 +76,20 @@ def glimpses(
         offsets_us = [start - starts[0] for start in starts]
         data = np.stack(pieces(data, view, offsets_us=offsets_us, length_us=length_us))
     return data[np.argsort(order)]
+
+
+def written(guard: Guard, source: Source, facts: Mapping[str, Any], *, segment: Span) -> Samples:
+    """The text of one segment of the video, as the label job reads it. Raises the typed input errors."""
+    video = Span(facts["start_us"], facts["end_us"])
+    request = {
+        "views": [view_to_json(Text())],
+        "video": [video.start_us, video.end_us],
+        "segment": [segment.start_us, segment.end_us],
+        "still": facts["still"],
+        "frame_us": facts["frame_us"],
+    }
+    with open_source(source) as opened:
+        answer, _ = run_verified(guard, "decode", request, opened)
+    checked_answer(answer, [Text()], [(0,)])
+    spans, whole = checked_text(answer, video=video, segment=segment)
+    return replace(text_samples(text_bytes(spans, whole=whole)), subtitled=facts["has_text_stream"])

@@ -51,6 +51,7 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
             "has_picture": picture is not None,
             "has_subtitles": bool(container.streams.subtitles),
             "has_text": has_text(container),
+            "has_text_stream": bool(text_streams(container)),
             "metadata": _metadata(container),
         }
         declared_end_us = _declared_end(container, request["size"])

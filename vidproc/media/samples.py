@@ -38,6 +38,7 @@ class Samples:
     `corrupt`: bool [samples, frames], whether the decoder called that frame corrupt; None: that is not known.
     `shown`: the displayed picture's width and height, pixels: `geometry.place` then says where in a sample it lies.
     `whole`: False where text was left out, because there is more of it than the limits allow.
+    `subtitled`: of `Text`: False where the video has no stream of it, and there can be but chapters' titles.
     Data may be a read-only view of memory that somebody else owns.
     """
 
@@ -46,6 +47,7 @@ class Samples:
     frame_us: npt.NDArray[np.int64]
     data: npt.NDArray[Any]
     whole: bool = True
+    subtitled: bool = True
     shown: tuple[int, int] | None = None
     corrupt: npt.NDArray[np.bool_] | None = None
 

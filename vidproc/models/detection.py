@@ -6,7 +6,7 @@ boxes are shares of the picture; labels count from 0, and none is the background
 three seconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -26,7 +27,11 @@ from vidproc.models.layers import norm
 from vidproc.models.residual import ResidualNetwork
 
 Boxes = dict[str, Tensor]
-"""`boxes` float32 [k, 4]: x1, y1, x2, y2 in 0..1 of the picture; `labels` int64 [k]; of results also `scores` [k]."""
+"""`boxes` float32 [k, 4]: x1, y1, x2, y2 in 0..1 of the picture; `labels` int64 [k]; of results also `scores` [k].
+
+Where there are keypoints, also `keypoints` float32 [k, points, 3]: x and y in 0..1 of the picture, and COCO's
+visibility (0: not known; all that are found have 1); of results also `keypoints_scores` [k, points]: their logits.
+"""
 
 _MULTIPLE = 32
 """Pictures are padded to it, right and below, as torchvision does: maps then lie exactly over the picture."""
@@ -42,9 +47,7 @@ def build_detector(spec: DetectionSpec, *, classes: int) -> nn.Module:
     allowed, and returns in training the losses by name, scalars; in eval mode, where `truth` may be left out, one
     `Boxes` a picture, the best score first.
     """
-    if spec.kind == "retinanet":
-        return _RetinaNet(spec, classes)
-    return _FasterRCNN(spec, classes)
+    return NETWORKS[spec.kind](spec, classes)
 
 
 class _RetinaNet(RetinaNet):  # type: ignore[misc]
@@ -102,6 +105,28 @@ class _FasterRCNN(FasterRCNN):  # type: ignore[misc]
         return [{**in_shares(one, images), "labels": one["labels"] - 1} for one in found]
 
 
+class _KeypointRCNN(_FasterRCNN):
+    """torchvision's, which has no head narrower than 512, is this: Faster R-CNN and three parts more."""
+
+    def __init__(self, spec: DetectionSpec, classes: int) -> None:
+        super().__init__(spec, classes)
+        assert spec.keypoints is not None  # checked when made
+        names, widths = spec.keypoints.names, spec.keypoints.widths
+        levels = [str(level) for level in range(len(spec.pyramid_stages))]
+        self.roi_heads.keypoint_roi_pool = MultiScaleRoIAlign(featmap_names=levels, output_size=14, sampling_ratio=2)
+        self.roi_heads.keypoint_head = KeypointRCNNHeads(spec.fpn_channels, widths)
+        self.roi_heads.keypoint_predictor = KeypointRCNNPredictor(widths[-1], len(names))
+        self.roi_heads.keypoint_predictor.kps_score_lowres.register_forward_hook(in_float32)
+
+
+NETWORKS: Mapping[str, Callable[[DetectionSpec, int], nn.Module]] = {
+    "retinanet": _RetinaNet,
+    "fasterrcnn": _FasterRCNN,
+    "keypoint_rcnn": _KeypointRCNN,
+}
+"""A spec's `kind` → its network for so many classes."""
+
+
 # ---- parts
 
 
@@ -143,7 +168,7 @@ class AsTheyCome(nn.Module):
 
 
 def in_pixels(truth: Sequence[Boxes] | None, images: Tensor) -> list[Boxes] | None:
-    """What torchvision wants: boxes in pixels, within the picture, all with an area."""
+    """What torchvision wants: boxes in pixels, within the picture, all with an area; their points in pixels too."""
     if truth is None:
         return None
     height, width = images.shape[-2:]
@@ -153,12 +178,18 @@ def in_pixels(truth: Sequence[Boxes] | None, images: Tensor) -> list[Boxes] | No
         boxes = clip_boxes_to_image(boxes * boxes.new_tensor([width, height, width, height]), (height, width))
         kept = remove_small_boxes(boxes, _LEAST_SIDE)
         result.append({"boxes": boxes[kept], "labels": one["labels"][kept]})
+        if "keypoints" in one:
+            points = one["keypoints"][kept].float()
+            result[-1]["keypoints"] = points * points.new_tensor([width, height, 1])
     return result
 
 
 def in_shares(found: Boxes, images: Tensor) -> Boxes:
     height, width = images.shape[-2:]
-    return {**found, "boxes": found["boxes"] / found["boxes"].new_tensor([width, height, width, height])}
+    shares = {**found, "boxes": found["boxes"] / found["boxes"].new_tensor([width, height, width, height])}
+    if "keypoints" in found:
+        shares["keypoints"] = found["keypoints"] / found["keypoints"].new_tensor([width, height, 1])
+    return shares
 
 
 def in_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

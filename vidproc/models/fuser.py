@@ -1,4 +1,4 @@
-"""The weights of a network that judges picture and sound together, and what they are. Needs no torch."""
+"""The weights of a network that judges picture, sound and text together, and what they are. Needs no torch."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,44 @@ from vidproc.models.sidecar import Checkpoint, check_licence, described
 from vidproc.models.weights import Weights, resolve_weights
 from vidproc.views import Audio
 
-STREAMS = ("picture", "sound")
+STREAMS = ("picture", "sound", "text")
+"""The last one is left out where a network was trained without it."""
+
 PATTERNS = ("picture+sound", "picture", "sound")
-"""What there can be of a moment."""
+"""What there can be of a moment: text alone makes none. `FusionSpec.patterns` has them with text, too."""
+
+TEXT_MEASURES = ("shown", "covered", "pace", "lines")
+"""The text stream's embedding: see `annotators.fusion.text_of`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class FusionSpec:
     """A small residual network over embeddings: `models.fusion.FusionNetwork`.
 
-    `sizes`: numbers of each stream's embedding, in the order of `STREAMS`. `width`: of its layers; `depth`: blocks.
+    `sizes`: numbers of each stream's embedding, in the order of `STREAMS`; two where text does not count, else the
+    third is that of `TEXT_MEASURES`. `width`: of its layers; `depth`: blocks.
     """
 
-    sizes: tuple[int, int]
+    sizes: tuple[int, int] | tuple[int, int, int]
     width: int = Field(default=64, ge=2, le=8192)
     depth: int = Field(default=2, ge=1, le=1000)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _measured(self) -> "FusionSpec":
+        if self.sizes[2:] not in ((), (len(TEXT_MEASURES),)):
+            raise ValueError(f"sizes {self.sizes}: the third must be {len(TEXT_MEASURES)}, of {TEXT_MEASURES}")
+        return self
+
+    @property
+    def text(self) -> bool:
+        """Whether it takes text."""
+        return len(self.sizes) == len(STREAMS)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """`PATTERNS`, then the same with text, if it takes that."""
+        return PATTERNS + tuple(f"{name}+text" for name in PATTERNS if self.text)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -38,7 +60,7 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class FusionWeights(Checkpoint):
-    """One checkpoint of a fusing network. `temperatures`: of each of `PATTERNS`, as `Weights.temperature`."""
+    """One checkpoint of a fusing network. `temperatures`: of each of the spec's patterns, as `Weights.temperature`."""
 
     fusion: FusionSpec
     picture: Base
@@ -48,8 +70,9 @@ class FusionWeights(Checkpoint):
 
     @model_validator(mode="after")
     def _fits(self) -> "FusionWeights":
-        if set(self.temperatures) != set(PATTERNS) or min(self.temperatures.values()) <= 0:
-            raise ValueError(f"temperatures must name {PATTERNS}, each above 0")
+        patterns = self.fusion.patterns
+        if set(self.temperatures) != set(patterns) or min(self.temperatures.values()) <= 0:
+            raise ValueError(f"temperatures must name {patterns}, each above 0")
         return self
 
 

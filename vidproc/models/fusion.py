@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vidproc.models.fuser import STREAMS, FusionSpec
+from vidproc.models.fuser import FusionSpec
 
 
 class ResidualLayer(nn.Module):
@@ -37,8 +37,8 @@ class FusionNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(sum(spec.sizes)))
         self.register_buffer("scale", torch.ones(sum(spec.sizes)))
         self.streams = nn.ModuleList(nn.Linear(size, spec.width) for size in spec.sizes)
-        self.missing = nn.Parameter(torch.zeros(len(STREAMS), spec.width))
-        self.join = nn.Linear(len(STREAMS) * spec.width, spec.width)
+        self.missing = nn.Parameter(torch.zeros(len(spec.sizes), spec.width))
+        self.join = nn.Linear(len(spec.sizes) * spec.width, spec.width)
         self.blocks = nn.Sequential(*(ResidualLayer(spec.width, spec.dropout) for _ in range(spec.depth)))
         self.norm, self.fc = nn.LayerNorm(spec.width), nn.Linear(spec.width, classes)
 
@@ -54,11 +54,15 @@ class FusionNetwork(nn.Module):
         return scores
 
     def standardise(self, x: Tensor) -> None:
-        """Take mean and scale from rows as `forward` gets them, of each stream where it is present."""
+        """Take mean and scale from rows as `forward` gets them, of each stream where it is present.
+
+        A number that never changes in training tells nothing, whatever it is later.
+        """
         first = 0
         for i, size in enumerate(self.spec.sizes):
             rows = x[x[:, sum(self.spec.sizes) + i] > 0.5, first : first + size]
             if len(rows) > 1:
+                spread = rows.std(dim=0)
                 self.mean[first : first + size] = rows.mean(dim=0)
-                self.scale[first : first + size] = 1 / rows.std(dim=0).clamp(min=1e-6)
+                self.scale[first : first + size] = torch.where(spread > 1e-6, 1 / spread, 0)
             first += size

@@ -10,8 +10,8 @@ from vidproc.models.detection import AsTheyCome, Boxes, build_detector, in_float
 from vidproc.models.detector import Detector, PublishedDetector
 from vidproc.models.load import load_saved
 
-LAST = ("cls_logits", "bbox_pred", "bbox_reg", "cls_score")
-"""torchvision's names of the layers whose numbers are scores and boxes."""
+LAST = ("cls_logits", "bbox_pred", "bbox_reg", "cls_score", "kps_score_lowres")
+"""torchvision's names of the layers whose numbers are scores, boxes and places of points."""
 
 
 class Published(nn.Module):
@@ -37,7 +37,7 @@ class Published(nn.Module):
 
 
 def last_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers whose numbers become scores and boxes."""
+    """The layers whose numbers become scores, boxes and points."""
     return [module for name, module in network.named_modules() if name.rpartition(".")[2] in LAST]
 
 

@@ -1,4 +1,4 @@
-"""Who compared faces, when, with which gallery and what for: an append-only trail below `<tables>/_audit/`.
+"""Who compared faces, when, with which gallery (if any) and what for: an append-only trail below `<tables>/_audit/`.
 
 Two objects for each run, created once and never written again: one before any face is compared, so that a run which is
 killed has left its trace, and one at its end with what came of it.
@@ -53,11 +53,7 @@ class FaceAudit:
 
     def _append(self, what: str, more: dict[str, Any]) -> None:
         terms = self.faces.terms
-        entry = {
-            "event": what,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "run_id": self.run_id,
-            "who": this_user(),
+        told = {
             "purpose": terms.purpose,
             "gallery": terms.gallery.url,
             "gallery_version": terms.gallery.version,
@@ -65,11 +61,23 @@ class FaceAudit:
             "vectors_kept": terms.keep_vectors,
             "model_id": self.faces.model_id,
             **more,
-            "token": uuid.uuid4().hex,
         }
-        path = f"{FOLDER}/{self.run_id}-{what}.json"
-        if not Store(self.tables_url).create(path, json.dumps(entry, ensure_ascii=False, indent=1).encode()):
-            raise TablesDamaged(f"the audit trail has {path} already, and no run is recorded twice: a person must look")
+        append_audit(self.tables_url, self.run_id, what, told)
+
+
+def append_audit(tables_url: str, run_id: str, event: str, told: Mapping[str, Any]) -> None:
+    """Put one event of a run on record, once: `begun` or `ended`. Raises `TablesDamaged` if it was there before."""
+    entry = {
+        "event": event,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "run_id": run_id,
+        "who": this_user(),
+        **told,
+        "token": uuid.uuid4().hex,
+    }
+    path = f"{FOLDER}/{run_id}-{event}.json"
+    if not Store(tables_url).create(path, json.dumps(entry, ensure_ascii=False, indent=1).encode()):
+        raise TablesDamaged(f"the audit trail has {path} already, and no run is recorded twice: a person must look")
 
 
 @contextmanager

@@ -6,13 +6,16 @@
     python jobs/maintain.py gallery remove "Ann Example" --gallery galleries/staff
     python jobs/maintain.py gallery rematch --gallery galleries/staff --weights faces.json --tables out/tables \\
         --purpose "who speaks in our own press conferences"
+    python jobs/maintain.py gallery cluster --tables out/tables --similarity 0.4 \\
+        --purpose "whom to ask for consent" --out unknown.csv
     python jobs/maintain.py calibrate --weights faces.json --pictures people/ --far 1e-4
 
 `add` takes pictures of one face each, close and sharp. `remove` takes the person out of every version of the gallery;
 rows of the tables that name them are another matter: `forget`. `rematch` decides the faces of the tables anew where
-their vectors were kept, as labelling with the gallery as it is now would. `calibrate` finds the threshold at which at
-most that share of pairs of two people is taken for one; `people/` has one folder for each person.
-Exit codes: 0 done, 2 usage; of rematch also 4, another job holds the tables.
+their vectors were kept, as labelling with the gallery as it is now would. `cluster` says which unknown faces are one
+person's; it needs no gallery, and has a --help of its own. `calibrate` finds the threshold at which at most that share
+of pairs of two people is taken for one; `people/` has one folder for each person.
+Exit codes: 0 done, 2 usage; of rematch and cluster also 4, another job holds the tables.
 """
 
 import json
@@ -39,8 +42,8 @@ class RecogniserOptions(Options):
 class GalleryOptions(RecogniserOptions):
     """Options of `gallery`."""
 
-    verb: Annotated[Literal["add", "list", "remove", "rematch"], Positional()] = Field(
-        description="add, list, remove or rematch"
+    verb: Annotated[Literal["add", "list", "remove", "rematch", "cluster"], Positional()] = Field(
+        description="add, list, remove, rematch or cluster"
     )
     name: Annotated[str | None, Positional()] = Field(None, description="of add and remove: whose")
     gallery: str = Field(description="a folder of its own, or s3://bucket/prefix, apart from the tables")
@@ -71,6 +74,10 @@ class CalibrateOptions(RecogniserOptions):
 
 def keep_gallery(arguments: Sequence[str]) -> int:
     """`maintain.py gallery VERB …`; returns the exit code."""
+    if list(arguments[:1]) == ["cluster"]:
+        from vidproc.pipeline.clustering import cluster
+
+        return cluster(arguments[1:])
     options = parse(GalleryOptions, __doc__, arguments)
     _VERBS[options.verb](options)
     return 0
@@ -132,9 +139,16 @@ def _rematch(options: GalleryOptions) -> None:
     log("rematched", gallery_version=terms.gallery.version, **asdict(done))
 
 
+def _misplaced(options: GalleryOptions) -> None:
+    raise UsageError(
+        f"{options.verb} has options of its own, so name it first: maintain.py gallery {options.verb} --help"
+    )
+
+
 _VERBS: dict[str, Callable[[GalleryOptions], None]] = {
     "add": _add,
     "list": _list,
     "remove": _remove,
     "rematch": _rematch,
+    "cluster": _misplaced,
 }

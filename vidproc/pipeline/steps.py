@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -260,7 +260,8 @@ class Annotate:
         for name, network in self._networks.items():
             mine = [i for i, row in enumerate(rows) if name in work_of(row)]
             views = self._settings.annotators[name].views
-            seen = [i for i in mine if rows[i]["status"] is None and any(len(samples[i].get(v, ())) for v in views)]
+            judged = _judged(views)
+            seen = [i for i in mine if rows[i]["status"] is None and any(len(samples[i].get(v, ())) for v in judged)]
             started = time.perf_counter()
             given = [{view: samples[i][view] for view in views if view in samples[i]} for i in seen]
             found = dict(zip(seen, _annotations(network, given), strict=True))
@@ -318,9 +319,14 @@ def _annotations(network: Network, given: list[dict[View, Samples]]) -> list[Ann
         return [result for one in given for result in _annotations(network, [one])]
 
 
+def _judged(views: Sequence[View]) -> Sequence[View]:
+    """The views of which there must be something: beside pictures or sound, text alone makes no row."""
+    return [view for view in views if not isinstance(view, Text)] or views
+
+
 def _why_empty(annotator: Annotator, samples: Mapping[View, Samples]) -> str:
-    views = [view for view in annotator.views if not isinstance(view, Text)]
-    if not views:
+    views = _judged(annotator.views)
+    if all(isinstance(view, Text) for view in views):
         return "no_text"
     if any(view in samples for view in views):
         return "too_short"
@@ -339,7 +345,8 @@ def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings
         if not value.is_valid:
             continue
         if isinstance(view, Text):
-            found[view] = text_samples(value.as_buffer().to_pybytes())
+            told = text_samples(value.as_buffer().to_pybytes())
+            found[view] = replace(told, subtitled=facts["has_text_stream"])
             continue
         raw = np.frombuffer(value.as_buffer(), np.int16 if isinstance(view, Audio) else np.uint8)
         if isinstance(view, Audio):

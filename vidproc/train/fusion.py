@@ -5,7 +5,8 @@
 
 Data as for `jobs/train.py`: CLASS/FILE folders, tables of spans, or SQL. Each example is decoded and embedded once, in
 this process; then training takes seconds. In training, streams are left out at random (modality dropout: Neverova et
-al. 2016, arXiv:1501.00102, section 4.4), so that the network learns what half the evidence is worth. The result:
+al. 2016, arXiv:1501.00102, section 4.4), so that the network learns what half the evidence is worth. With --text it
+learns from how much text subtitles show, too, and that is also left out at random. The result:
 OUT/network.safetensors with its sidecar, for `label --annotators fusion --weights fusion=OUT/network.safetensors`.
 """
 
@@ -26,13 +27,14 @@ from torch.nn import functional as F
 
 from vidproc import __version__
 from vidproc.annotators.fused import load_streams, logits_of, pattern_of
-from vidproc.annotators.fusion import Moments, sound_starts
+from vidproc.annotators.fusion import Moments, sound_starts, text_of
 from vidproc.command import end_with, log, parse
 from vidproc.errors import InputError, UsageError
-from vidproc.media.glimpse import glimpses, probed
+from vidproc.media.glimpse import glimpses, probed, written
 from vidproc.media.guard import Guard, process_guard
+from vidproc.media.sampling import SEGMENT_US, Span, segments
 from vidproc.media.sources import Source
-from vidproc.models.fuser import PATTERNS, Base, FusionSpec, FusionWeights, check_bases
+from vidproc.models.fuser import STREAMS, TEXT_MEASURES, Base, FusionSpec, FusionWeights, check_bases
 from vidproc.models.fusion import FusionNetwork
 from vidproc.models.sidecar import sidecar_text
 from vidproc.models.weights import Weights, resolve_weights
@@ -46,6 +48,7 @@ from vidproc.views import Audio
 
 Rows = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
+Sizes = tuple[int, int] | tuple[int, int, int]
 
 
 class FusionConfig(DataOptions):
@@ -54,6 +57,7 @@ class FusionConfig(DataOptions):
     out: str = Field(description="folder or object-store URL of the result")
     picture: str = Field(description="weights that look at clips or frames, as --weights names them")
     sound: str = Field(description="weights that listen")
+    text: bool = Field(False, description="learn from how much text is shown, too, where files have subtitles")
     samples: int = Field(4, ge=1, description="moments of each example, evenly spaced")
     steps: int = Field(800, ge=1)
     batch: int = Field(128, ge=2)
@@ -61,7 +65,9 @@ class FusionConfig(DataOptions):
     width: int = Field(64, ge=2)
     depth: int = Field(2, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
-    missing: float = Field(0.5, ge=0, lt=1, description="share of training moments from which one stream is taken")
+    missing: float = Field(
+        0.5, ge=0, lt=1, description="share of training moments that lose a stream; and that lose text"
+    )
     seed: int = Field(0, ge=0)
     device: Literal["cuda", "cpu"] | None = Field(None, description="CUDA if there is one, else CPU")
     licence: str = Field("private", description="of the result, for its sidecar")
@@ -86,13 +92,15 @@ def main() -> int:
 
 
 def train(config: FusionConfig) -> Mapping[str, float]:
-    """Embed, train, calibrate, write. Returns the held-out measures of each of `PATTERNS`. Raises `UsageError`."""
+    """Embed, train, calibrate, write. Returns the held-out measures of each of the patterns. Raises `UsageError`."""
     picture, sound = (resolve_weights(spec, allow_licences=config.allow_licences) for spec in _bases(config))
     check_bases(picture, sound)
     examples = read_examples(config)
     categories = found_categories(examples, config)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    embedded, sizes = embed(examples, categories, picture, sound, device=device, samples=config.samples)
+    embedded, sizes = embed(
+        examples, categories, picture, sound, device=device, samples=config.samples, text=config.text
+    )
     spec = FusionSpec(sizes=sizes, width=config.width, depth=config.depth, dropout=config.dropout)
     network, temperatures, measures = learn(embedded, spec, classes=len(categories), config=config)
     save(config, network, temperatures, measures, categories=categories, bases=(picture, sound))
@@ -107,15 +115,23 @@ def _bases(config: FusionConfig) -> tuple[str, str]:
 
 
 def embed(
-    examples: pa.Table, categories: tuple[str, ...], picture: Weights, sound: Weights, *, device: str, samples: int
-) -> tuple[Embedded, tuple[int, int]]:
-    """All examples' moments, and the sizes of the two embeddings. What cannot be decoded is told and left out."""
+    examples: pa.Table,
+    categories: tuple[str, ...],
+    picture: Weights,
+    sound: Weights,
+    *,
+    device: str,
+    samples: int,
+    text: bool,
+) -> tuple[Embedded, Sizes]:
+    """All examples' moments, and the sizes of the embeddings. What cannot be decoded is told and left out."""
     streams, guard = load_streams(picture, sound, device), process_guard()
-    sizes = streams.sizes(picture, sound)
+    both = streams.sizes(picture, sound)
+    sizes: Sizes = (*both, len(TEXT_MEASURES)) if text else both
     rows, truth, held = [], [], []
     for number, example in enumerate(examples.to_pylist()):
         try:
-            given = moments_of(guard, example, picture, sound, samples=samples)
+            given = moments_of(guard, example, picture, sound, samples=samples, text=text)
         except InputError as error:
             log("left out", uri=example["uri"], member=example["member"], reason=error.reason, detail=str(error))
             continue
@@ -127,7 +143,10 @@ def embed(
             log("embedded", examples=number + 1, of=examples.num_rows)
     if not rows:
         raise UsageError(f"none of the {examples.num_rows} examples can be used: the log says why")
-    return Embedded(np.concatenate(rows), np.array(truth), np.array(held)), sizes
+    whole = np.concatenate(rows)
+    if text and not whole[:, -1].any():
+        raise UsageError("no example is of a file that has a text stream: leave out --text")
+    return Embedded(whole, np.array(truth), np.array(held)), sizes
 
 
 def _only(example: Mapping[str, Any]) -> str:
@@ -137,7 +156,9 @@ def _only(example: Mapping[str, Any]) -> str:
     return label
 
 
-def moments_of(guard: Guard, example: Mapping[str, Any], picture: Weights, sound: Weights, *, samples: int) -> Moments:
+def moments_of(
+    guard: Guard, example: Mapping[str, Any], picture: Weights, sound: Weights, *, samples: int, text: bool
+) -> Moments:
     """Evenly spaced moments of an example, as `label` cuts them. Raises the typed input errors."""
     source = Source.of(example)
     facts = probed(guard, source)
@@ -154,7 +175,22 @@ def moments_of(guard: Guard, example: Mapping[str, Any], picture: Weights, sound
     if facts["has_audio"]:
         at = sound_starts(start_us, end_us, first_us=facts["start_us"], last_us=facts["end_us"], length_us=length_us)
         sounds = tuple(glimpses(guard, source, facts, sound.view, starts_us=at.tolist(), sound_us=length_us))
-    return Moments(start_us, end_us, pictures, sounds)
+    told = _text(guard, source, facts, start_us, end_us) if text and facts["has_text"] else None
+    return Moments(start_us, end_us, pictures, sounds, told)
+
+
+def _text(guard: Guard, source: Source, facts: Mapping[str, Any], start_us: Numbers, end_us: Numbers) -> Rows | None:
+    """What is written around moments, each seen from the segment that it starts in, as by `label`."""
+    spans = list(segments(Span(facts["start_us"], facts["end_us"])))
+    number = ((start_us - facts["start_us"]) // SEGMENT_US).clip(0, len(spans) - 1)
+    found = np.zeros((len(start_us), len(TEXT_MEASURES)), np.float32)
+    known = False
+    for n in np.unique(number).tolist():
+        mine = number == n
+        told = text_of(written(guard, source, facts, segment=spans[n]), start_us[mine], end_us[mine])
+        if told is not None:
+            known, found[mine] = True, told
+    return found if known else None
 
 
 # ---- embeddings → a network
@@ -163,7 +199,7 @@ def moments_of(guard: Guard, example: Mapping[str, Any], picture: Weights, sound
 def learn(
     embedded: Embedded, spec: FusionSpec, *, classes: int, config: FusionConfig
 ) -> tuple[FusionNetwork, dict[str, float], dict[str, float]]:
-    """The network, the temperature of each of `PATTERNS`, and how good it is on the moments that are held out."""
+    """The network, the temperature of each of the spec's patterns, and how good it is on what is held out."""
     trained, held = ~embedded.held, embedded.held
     if not trained.any() or not held.any():
         raise UsageError("some examples must be trained on and others held out: set --held-out to a share above 0")
@@ -175,38 +211,39 @@ def learn(
     def batch_at(step: int) -> Batch:
         rng = np.random.default_rng([config.seed, step])
         chosen = torch.from_numpy(rng.integers(len(rows), size=config.batch))
-        return without_some(rows[chosen], rng, share=config.missing), truth[chosen]
+        return without_some(rows[chosen], rng, spec, share=config.missing), truth[chosen]
 
     fit(network, batch_at, steps=config.steps, learning_rate=config.learning_rate, loss_of=F.cross_entropy)
     network = network.double().eval()
     temperatures, measures = {}, dict[str, float]()
-    for name in PATTERNS:
-        left, right = _only_with(embedded.rows[held], name), embedded.truth[held]
-        usable = pattern_of(left) == PATTERNS.index(name)
+    for number, name in enumerate(spec.patterns):
+        left, right = _only_with(embedded.rows[held], name, spec), embedded.truth[held]
+        usable = pattern_of(left, spec) == number
         logits = logits_of(network, left[usable]).astype(np.float32)
         temperatures[name] = temperature(logits, right[usable], multi_label=False) if usable.any() else 1.0
         measures |= _measures(name, logits / temperatures[name], right[usable])
     return network, temperatures, measures
 
 
-def without_some(rows: torch.Tensor, rng: np.random.Generator, *, share: float) -> torch.Tensor:
-    """Rows from which a stream is taken, of a share of those that have both."""
-    changed = rows.clone()
-    both = ((rows[:, -2:] > 0.5).all(dim=1)).numpy()
+def without_some(rows: torch.Tensor, rng: np.random.Generator, spec: FusionSpec, *, share: float) -> torch.Tensor:
+    """Rows from which picture or sound is taken, of a share of those that have both; and text, of a share of all."""
+    changed, first = rows.clone(), sum(spec.sizes)
+    both = ((rows[:, first : first + 2] > 0.5).all(dim=1)).numpy()
     lost = both & (rng.uniform(size=len(rows)) < share)
     which = rng.integers(2, size=len(rows))
     for stream in range(2):
-        changed[torch.from_numpy(lost & (which == stream)), stream - 2] = 0
+        changed[torch.from_numpy(lost & (which == stream)), first + stream] = 0
+    if spec.text:
+        changed[torch.from_numpy(rng.uniform(size=len(rows)) < share), -1] = 0
     return changed
 
 
-def _only_with(rows: Rows, pattern: str) -> Rows:
+def _only_with(rows: Rows, pattern: str, spec: FusionSpec) -> Rows:
     """Rows as if there were no more than the pattern says."""
     changed = rows.copy()
-    if "picture" not in pattern:
-        changed[:, -2] = 0
-    if "sound" not in pattern:
-        changed[:, -1] = 0
+    for i, stream in enumerate(STREAMS[: len(spec.sizes)]):
+        if stream not in pattern.split("+"):
+            changed[:, sum(spec.sizes) + i] = 0
     return changed
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -139,12 +140,19 @@ def _microseconds(row: Mapping[str, Any], side: str) -> int | None:
 
 
 def from_coco(url: str) -> list[Labelled]:
-    """Boxes x1, y1, x2, y2 in 0..1 of the picture. Crowds, which are no single things, are left out."""
+    """Boxes x1, y1, x2, y2 in 0..1 of the picture. Crowds, which are no single things, are left out.
+
+    Where any annotation has keypoints, each box has them: x and y, likewise, and COCO's visibility, 0 for not known.
+    `keypoint_names` are their category's, [] where it has none.
+    """
     try:
         told = json.loads(_bytes_of(url))
         names = {one["id"]: one["name"] for one in told["categories"]}
         pictures = {one["id"]: one for one in told["images"]}
+        points, point_names = _coco_keypoints(told)
         labels: dict[int, dict[str, list[Any]]] = {key: {"boxes": [], "labels": []} for key in pictures}
+        for label in labels.values() if points else ():
+            label |= {"keypoints": [], "keypoint_names": point_names}
         for one in told["annotations"]:
             if one.get("iscrowd"):
                 continue
@@ -153,6 +161,9 @@ def from_coco(url: str) -> list[Labelled]:
             corners = [x / across, y / down, (x + width) / across, (y + height) / down]
             labels[one["image_id"]]["boxes"].append([min(1.0, max(0.0, value)) for value in corners])
             labels[one["image_id"]]["labels"].append(names[one["category_id"]])
+            if points:
+                given = np.array(one.get("keypoints") or [0] * 3 * points, np.float64).reshape(points, 3)
+                labels[one["image_id"]]["keypoints"].append((given / [across, down, 1]).tolist())
         splits = {key: _split(one) for key, one in pictures.items()}
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(f"{url} is no COCO file of boxes: {type(error).__name__}: {error}") from error
@@ -162,6 +173,18 @@ def from_coco(url: str) -> list[Labelled]:
     if missing := [uri for uri in uris.values() if uri not in sources]:
         raise UsageError(f"{url} names {missing[0]}, which does not exist or is no picture")
     return [Labelled(sources[uris[key]], labels[key], splits[key]) for key in pictures]
+
+
+def _coco_keypoints(told: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """How many keypoints the file's things have, 0 for none, and their names. Raises ValueError where they differ."""
+    counts = {len(one["keypoints"]) for one in told["annotations"] if one.get("keypoints") and not one.get("iscrowd")}
+    kinds = {tuple(one["keypoints"]) for one in told["categories"] if one.get("keypoints")}
+    if not counts:
+        return 0, []
+    named = next(iter(kinds), ())
+    if len(kinds) > 1 or counts != {3 * (len(named) or max(counts) // 3)}:
+        raise ValueError(f"keypoints of {sorted(counts)} numbers: all must have x, y and visibility of {sorted(kinds)}")
+    return max(counts) // 3, list(named)
 
 
 # ---- files → sources
