@@ -42,6 +42,7 @@ def ray_cluster() -> Iterator[None]:
     path = os.pathsep.join(filter(None, [str(PLANTED), os.environ.get("PYTHONPATH")]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as where `train` starts Ray itself
         often = {"metrics_report_interval_ms": 2000}  # in place of 10 s: tests of metrics wait for it
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _system_config=often)
         try:

@@ -92,6 +92,7 @@ def test_an_embedding(ray_cluster: None, here: Path) -> None:
     fits(url, build(found.embedding, classes=found.size))
 
 
+@pytest.mark.slow
 def test_a_restorer(ray_cluster: None, here: Path) -> None:
     drawn_identities.write_folders(here / "faces", identities=range(2), pictures=5)
     network = {"widths": [4, 8], "depths": [0, 1]}

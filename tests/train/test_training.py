@@ -110,7 +110,7 @@ def test_a_training_that_was_killed_before_its_result_was_written_writes_it(undi
     assert [file.read_bytes() for file in files] == before
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
 def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_path: Path, shard: bool) -> None:
     assert run(config(clips, tmp_path, workers=2, shard=shard)) == 0
     one, two = losses(undisturbed), losses(tmp_path / "motions")
