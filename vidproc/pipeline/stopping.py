@@ -86,7 +86,11 @@ class Stop:
                     self._breakable = True
                     batch = next(batches, None)
                     self._breakable = False
-                except Stopped:
+                except KeyboardInterrupt:  # Ray's `get` makes one of whatever a handler raises, and drops the rest
+                    if self._error is not None and self.exit_code is None:
+                        raise self._error from None
+                    if self.exit_code is None:
+                        raise
                     break
                 except Exception:
                     if self.exit_code is None:  # else: who stops all processes at once stops Ray's too
@@ -103,7 +107,7 @@ class Stop:
     def _requested(self, number: int, _: FrameType | None) -> None:
         if self._error is not None and self.exit_code is None:
             if self._breakable:
-                raise self._error
+                raise KeyboardInterrupt
             return
         alarm, self._timed = self._timed, False
         again = self.exit_code is not None
