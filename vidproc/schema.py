@@ -201,8 +201,8 @@ TEXT = Table(
         [
             *_ANNOTATION,
             *_SPAN,
-            _key("source", pa.string()),  # subtitle, chapter (its title), metadata (of the whole video)
-            _key("stream", pa.int32()),  # of the container; -1 where it is the container's own
+            _key("source", pa.string()),  # subtitle, caption, chapter (its title), metadata (of the whole video)
+            _key("stream", pa.int32()),  # of the container; of captions their channel, 1 to 4; -1: the container's own
             _key("number", pa.int32()),  # from 0, of those of one stream that start together
             ("name", pa.string()),  # of metadata: its key
             ("language", pa.string()),  # ISO 639-2 (terminology), as the container says

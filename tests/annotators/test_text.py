@@ -32,14 +32,18 @@ def test_a_row_per_span() -> None:
         TextSpan(2, 100, 300, "ger", "Welt"),
         TextSpan(2, 400, 500, "ger", "!"),
         TextSpan(3, 400, 500, "", "?"),
+        TextSpan(-2, 400, 500, "", "first channel"),
+        TextSpan(-5, 400, 500, "", "fourth"),
     )
-    assert annotation.samples == 5 and annotation.tally is None and annotation.reason is None
+    assert annotation.samples == 7 and annotation.tally is None and annotation.reason is None
     assert [tuple(row.values()) for row in found] == [
         (0, 9_000_000, "chapter", -1, 0, None, None, "One"),
         (100, 200, "subtitle", 2, 0, None, "deu", "Hallo"),
         (100, 300, "subtitle", 2, 1, None, "deu", "Welt"),
         (400, 500, "subtitle", 2, 0, None, "deu", "!"),
         (400, 500, "subtitle", 3, 0, None, None, "?"),
+        (400, 500, "caption", 1, 0, None, None, "first channel"),
+        (400, 500, "caption", 4, 0, None, None, "fourth"),
     ]
 
 

@@ -13,7 +13,7 @@ from vidproc.media.guard import Guard
 from vidproc.media.ranges import local_etag
 from vidproc.media.sampling import Span, segments
 from vidproc.media.sources import Source, open_source
-from vidproc.views import Audio, View, view_to_json
+from vidproc.views import Audio, View
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -81,12 +81,6 @@ def _decode_one(
     guard: Guard, opened: Any, views: list[View], *, video: Span, segment: Span, facts: dict[str, Any]
 ) -> tuple[Any, dict[str, Any], Any]:
     places, size = decode.layout(views, video=video, segment=segment, still=facts["still"])
-    request = {
-        "views": [view_to_json(view) for view in views],
-        "video": [video.start_us, video.end_us],
-        "segment": [segment.start_us, segment.end_us],
-        "still": facts["still"],
-        "frame_us": facts["frame_us"],
-    }
+    request = decode.request_of(views, facts, segment=segment)
     answer, memory = guard.run("decode", request, opened, output_bytes=size)
     return places, answer, memory

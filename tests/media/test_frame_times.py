@@ -194,7 +194,14 @@ def test_frames_are_those_of_the_pictures_beside_the_video(guard: Guard) -> None
         pytest.skip(f"{folder} is not there")
     numbers = [0, 14, 15, 29]
     exact = Frames(fps=1, picture=Picture(resize=(360, 480)))
-    still = {"start_us": 0, "end_us": 40_000, "frame_us": 40_000, "still": True, "has_picture": True}
+    still = {
+        "start_us": 0,
+        "end_us": 40_000,
+        "frame_us": 40_000,
+        "still": True,
+        "has_picture": True,
+        "has_captions": False,
+    }
     pictures = {
         n: decode_all(guard, folder / f"exo_testvid_1022ms_{n:03}.png", [exact], still).joined(0)[0] for n in numbers
     }

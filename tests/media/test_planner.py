@@ -32,7 +32,11 @@ class Stream:
 
 @st.composite
 def coded_videos(draw: st.DrawFn) -> list[Packet]:
-    """Packets in decode order: groups with leading pictures (open) or not, with varying steps, and sound in between."""
+    """Packets in decode order: groups with leading pictures (open) or not, with varying steps, and sound in between.
+
+    A leading picture refers to its own keyframe and to what the group before shows last, as encoders do: never to a
+    leading picture there.
+    """
     packets: list[Packet] = []
     time_us = draw(st.integers(-3 * SECOND, 3 * SECOND))
     for number in range(draw(st.integers(1, 8))):
@@ -42,7 +46,7 @@ def coded_videos(draw: st.DrawFn) -> list[Packet]:
             time_us += draw(st.integers(1, SECOND))
             group_times.append(time_us)
         key = Packet(group_times[leading], is_keyframe=True)
-        earlier = [p for p in packets if not p.stream_index][-1:]
+        earlier = sorted((p for p in packets if not p.stream_index), key=lambda p: p.pts or 0)[-1:]
         packets.append(key)
         for shown in (*group_times[:leading], *group_times[leading + 1 :]):
             trailing = [p for p in packets if p.pts > key.pts and not p.stream_index]

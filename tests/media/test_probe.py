@@ -123,6 +123,7 @@ def test_facts_of_a_made_video(guard: Guard, tmp_path: Path) -> None:
         "has_subtitles": False,
         "has_text": False,
         "has_text_stream": False,
+        "has_captions": False,
         "start_us": 0,
         "end_us": 4_000_000,
         "frame_us": 40_000,

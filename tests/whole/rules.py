@@ -138,7 +138,7 @@ RULES: dict[str, Rule] = {
     "text: it says something, without control characters, in a language by three letters": Rule(
         r"""FROM text WHERE trim(text) = '' OR regexp_matches(text, '[\x00-\x08\x0b-\x1f\x7f]')
         OR NOT coalesce(regexp_full_match(language, '[a-z]{3}'), true)
-        OR source NOT IN ('subtitle', 'chapter', 'metadata')""",
+        OR source NOT IN ('subtitle', 'caption', 'chapter', 'metadata')""",
         "UPDATE text SET language = 'german'",
     ),
     "embeddings: vectors of one length, 1": Rule(

@@ -154,11 +154,19 @@ def test_people_are_named_and_strangers_are_not(tables: Any) -> None:
 def test_subtitles_are_what_the_files_say(tables: Any) -> None:
     found = asked(
         tables, "SELECT parse_filename(uri), language, start_us, text FROM text JOIN videos USING (video_id) "
-        "WHERE source = 'subtitle' AND uri LIKE '%/subtitles/%' ORDER BY uri, start_us",
+        "WHERE source IN ('subtitle', 'caption') AND uri LIKE '%/subtitles/%' ORDER BY uri, start_us",
     )  # fmt: skip
     assert found == [
         ("exo_sample_with_srt.mkv", "eng", 0, "This is the first subtitle."),
         ("exo_sample_with_ssa.mkv", None, 67_000, "This is the first subtitle."),
+        ("sintel-captions.ts", None, 11_000_000, "ASUKA ███, ██ f Japanese"),
+        (
+            "sintel-captions.ts",
+            None,
+            15_000_000,
+            '██ ██████████, ███ "█████ ███\n█████████ ████████ ██\n███████████".',
+        ),
+        ("sintel-captions.ts", None, 16_958_333, "█ █ █"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is written: subtitles and chapter titles with their spans, and the container's metadata, into `text`.
+"""What is written: subtitles, captions and chapter titles with their spans, and the container's metadata, into `text`.
 
 Nothing is read off the picture: subtitles that are stored as pictures (DVD, Blu-ray, DVB) and captions burnt into the
 frames would need character recognition, and give no rows. `videos.has_subtitles` counts them all the same.
@@ -17,7 +17,7 @@ from vidproc.annotators.base import Annotation, Network, WithoutWeights
 from vidproc.annotators.rows import no_rows, rows_of
 from vidproc.errors import TooLarge
 from vidproc.media.markup import MOST_CHARACTERS, sanitised
-from vidproc.media.samples import CHAPTER, Samples
+from vidproc.media.samples import CAPTIONS, CHAPTER, Samples
 from vidproc.schema import TEXT
 from vidproc.views import Text, View
 
@@ -39,7 +39,7 @@ class WrittenText(WithoutWeights):
     """Reads what is written: no weights, no labels."""
 
     name: ClassVar[str] = "text"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     architecture: ClassVar[str] = "written"
     view: ClassVar[Text] = Text()
     views: ClassVar[tuple[View, ...]] = (view,)
@@ -75,13 +75,15 @@ class TextNetwork:
 def _annotation(samples: Samples | None) -> Annotation:
     if samples is None or not len(samples):
         return Annotation(rows={TEXT.name: no_rows(TEXT)})
-    said = samples.data
+    said, numbers = samples.data, _numbers(samples.data["stream"], samples.start_us)
+    sources = {CHAPTER: "chapter"} | dict.fromkeys(CAPTIONS, "caption")
+    streams = said["stream"].tolist()
     columns = {
         "start_us": samples.start_us,
         "end_us": samples.end_us,
-        "source": pa.array(np.where(said["stream"] == CHAPTER, "chapter", "subtitle").tolist(), pa.string()),
-        "stream": said["stream"],
-        "number": _numbers(said["stream"], samples.start_us),
+        "source": pa.array([sources.get(stream, "subtitle") for stream in streams], pa.string()),
+        "stream": pa.array([CAPTIONS.get(stream, stream) for stream in streams], pa.int32()),
+        "number": numbers,
         "name": pa.nulls(len(samples), pa.string()),
         "language": pa.array([iso_639_2(language) for language in said["language"]], pa.string()),
         "text": pa.array(said["text"].tolist(), pa.string()),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vidproc.errors import KilledWorker, TooLarge
 from vidproc.media.markup import MOST_CHARACTERS, sanitised
-from vidproc.media.samples import CHAPTER, MOST_LANGUAGE, MOST_SEGMENT_CHARACTERS, MOST_SPANS, TextSpan
+from vidproc.media.samples import LEAST_STREAM, MOST_LANGUAGE, MOST_SEGMENT_CHARACTERS, MOST_SPANS, TextSpan
 from vidproc.media.sampling import SEGMENT_US, Span
 from vidproc.views import Clips, Frames, View
 
@@ -26,7 +26,7 @@ _OPTIONAL = {
 _REQUIRED = {
     "container": str, "codec": str, "start_us": int, "end_us": int, "frame_us": int, "metadata": dict,
     "has_audio": bool, "has_picture": bool, "has_subtitles": bool, "has_text": bool, "has_text_stream": bool,
-    "variable_rate": bool, "still": bool,
+    "has_captions": bool, "variable_rate": bool, "still": bool,
 }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _checked_span(told: object, *, video: Span, segment: Span) -> TextSpan:
     match told:
         case [int(stream), int(start_us), int(end_us), str(language), str(text)]:
             starts_here = segment.start_us <= start_us < segment.end_us
-            if CHAPTER <= stream < _MOST_STREAMS and starts_here and start_us < end_us <= video.end_us:
+            if LEAST_STREAM <= stream < _MOST_STREAMS and starts_here and start_us < end_us <= video.end_us:
                 language = clean_text(language, most=MOST_LANGUAGE)
                 return TextSpan(stream, start_us, end_us, language, sanitised(text, most=MOST_CHARACTERS))
     raise KilledWorker(f"the decoder's answer makes no sense: a span of text is {clean_text(repr(told), most=80)}")

@@ -26,6 +26,10 @@ _SIGNATURES = (
 )  # fmt: skip
 
 
+class LateError(Exception):
+    """A seek led to after what the segment needs: look from further ahead."""
+
+
 class BinaryFile(Protocol):
     """What FFmpeg needs of an input: ranges of bytes, and no name."""
 

@@ -7,7 +7,7 @@ earlier. A frame is converted once per view, and only if a target chose it.
 import importlib
 import pkgutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import av
@@ -16,16 +16,27 @@ import numpy as np
 
 from vidproc.errors import Damaged
 from vidproc.media import planner
-from vidproc.media.container import BinaryFile, has_own_times, opened, select
+from vidproc.media.captions import LONGEST_CAPTION_US, Captions, caption_tracks
+from vidproc.media.container import BinaryFile, LateError, has_own_times, opened, select
 from vidproc.media.decoders import FrameClock, OrderClock, Pictures, Sounds, StampClock, measure_delay
 from vidproc.media.fields import FirstField
-from vidproc.media.gather import Gather, LateError
-from vidproc.media.packets import RUN_INS_US, SOUND_RUN_IN_US, TEXT_RUN_IN_US, Extent, SegmentPackets, seek
+from vidproc.media.gather import Gather
+from vidproc.media.geometry import displayed_of
+from vidproc.media.packets import (
+    CAPTION_RUN_IN_US,
+    RUN_INS_US,
+    SOUND_RUN_IN_US,
+    TEXT_RUN_IN_US,
+    Extent,
+    SegmentPackets,
+    seek,
+    without_run_in,
+)
 from vidproc.media.pixels import Slots
 from vidproc.media.sampling import Span, data_shape, owned_starts, target_times
 from vidproc.media.sound import SoundTrack
 from vidproc.media.subtitles import SegmentText, text_streams
-from vidproc.views import Audio, Clips, Frames, Text, View, view_from_json
+from vidproc.views import Audio, Clips, Frames, Text, View, view_from_json, view_to_json
 
 MOST_PASSES = 2 * len(RUN_INS_US)
 """How often one decode reads its stretch at the most: see `_decode`."""
@@ -59,12 +70,26 @@ def layout(
     return places, offset
 
 
+def request_of(
+    views: Iterable[View], facts: Mapping[str, Any], *, segment: Span, starts_us: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """What to ask the child for the views of one segment. `facts`: what a probe said. `starts_us`: as for `layout`."""
+    return {
+        "views": [view_to_json(view) for view in views],
+        "video": [facts["start_us"], facts["end_us"]],
+        "segment": [segment.start_us, segment.end_us],
+        "still": facts["still"],
+        "frame_us": facts["frame_us"],
+        "captions": facts["has_captions"],
+        "shown": displayed_of(facts),
+        "starts_us": starts_us,
+    }
+
+
 def run(file: BinaryFile, request: dict[str, Any], output: memoryview) -> dict[str, Any]:
     """Fill `output` with the views of one segment; say which frames were taken and how much could be decoded.
 
-    Request: `views` (JSON texts), `video`, `segment` ([start_us, end_us]), `still`, `frame_us`, `limits`; and
-    `starts_us` (of the samples, sorted) where they do not lie on the video's grid; `shown`: the video's displayed
-    [width, height], by which letterboxes are laid out.
+    Request: what `request_of` makes, and `limits`.
     Raises `Damaged` if nothing at all could be decoded, `TooLarge` beyond the limits.
     """
     started = time.process_time()
@@ -148,17 +173,20 @@ class _Pass:
         self._run_in_us, self._planned = run_in_us, planned
         self._ends_video = gather.segment.end_us >= request["video"][1]
         self._starts_video = gather.segment.start_us <= request["video"][0]
+        self._captioned = gather.text is not None and request["captions"]
 
     def run(self) -> bool:
         """False if the plan did not hold, so that all has to be decoded. Raises `LateError`."""
         gather = self._gather
         with opened(self._file, limits=self._limits) as container:
-            texts = self._texts(container)
+            tracks = caption_tracks(container)[:1] if self._captioned else []
+            texts = [*self._texts(container), *tracks]
             picture, sound = select(container, texts=texts)
             clock = picture or sound
+            hidden = picture if self._captioned and not tracks else None
             picture = None if gather.pictures_done else picture
             sound = sound if gather.tracks else None
-            streams = [stream for stream in (picture, sound) if stream is not None]
+            streams = [stream for stream in (picture or hidden, sound) if stream is not None]
             if texts and not streams and clock is not None:
                 streams = [clock]
             if not streams and not texts:
@@ -170,18 +198,22 @@ class _Pass:
             if picture is not None and frame_clock is None:
                 frame_clock = OrderClock(picture, delay=measure_delay(container, picture, limits=self._limits))
                 container.seek(0)
-            packets = SegmentPackets(
-                container, streams, self._extent(container, streams), texts=texts, text=gather.text
-            )
+            extent = self._extent(container, streams)
+            for stream in tracks or ([hidden] if hidden is not None else []):
+                self._watch(stream, known=extent.by_us is None)
+            packets = SegmentPackets(container, streams, extent, texts=texts, text=gather.text)
             sounds = Sounds(sound, gather, limits=self._limits) if sound is not None else None
             pictures = None
             if picture is not None and frame_clock is not None:
                 pictures = Pictures(picture, gather, frame_clock, limits=self._limits)
             if pictures is not None and self._planned and own_times and pictures.name in planner.PLANNED:
-                complete = self._follow(self._without_text(packets), pictures, sounds, picture)
+                complete = self._follow(packets, pictures, sounds, picture)
             else:
                 gather.by_us = packets.by_us
-                complete = self._feed(self._without_text(packets), pictures, sounds)
+                given: Iterable[Any] = packets
+                if self._captioned and picture is not None:
+                    given = without_run_in(packets, picture, gather.segment.start_us - TEXT_RUN_IN_US)
+                complete = self._feed(given, pictures, sounds)
             for decoder in (pictures, sounds):
                 if decoder is not None:
                     decoder.drain()
@@ -199,10 +231,11 @@ class _Pass:
         text.follow(streams)
         return streams
 
-    def _without_text(self, packets: SegmentPackets) -> Iterable[Any]:
-        """Take the text out of the packets."""
-        text = self._gather.text
-        return packets if text is None else (packet for packet in packets if not text.add(packet))
+    def _watch(self, stream: Any, *, known: bool) -> None:
+        """The stream's packets will have captions."""
+        assert self._gather.text is not None
+        patient = known or (self._run_in_us or 0) >= LONGEST_CAPTION_US
+        self._gather.text.watch(Captions(stream, self._gather.segment, known=known, patient=patient))
 
     def _extent(self, container: av.container.InputContainer, streams: list[Any]) -> Extent:
         """Seek to before the segment; say what is needed from there on."""
@@ -221,6 +254,8 @@ class _Pass:
 
     @property
     def _least_run_in_us(self) -> int:
+        if self._captioned:
+            return CAPTION_RUN_IN_US
         if self._gather.text is not None:
             return TEXT_RUN_IN_US
         return SOUND_RUN_IN_US if self._gather.tracks else 0

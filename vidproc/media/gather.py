@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 
 from vidproc.errors import TooLarge
+from vidproc.media.container import LateError
 from vidproc.media.pixels import Slots
 from vidproc.media.sampling import Span
 from vidproc.media.sound import SoundTrack
 from vidproc.media.subtitles import SegmentText
 from vidproc.views import MICROSECONDS
-
-
-class LateError(Exception):
-    """A seek led to after the segment's start: look from further ahead."""
 
 
 @dataclass(eq=False)
@@ -73,6 +70,8 @@ class Gather:
         """Nothing more will come."""
         for track in self.tracks:
             track.flush()
+        if self.text is not None:
+            self.text.finish()
         if self._held is not None:
             self._give_held(None)
         self._held = None

@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from vidproc.errors import NoStreams
 from vidproc.media.answers import checked_answer, checked_facts, checked_text
-from vidproc.media.decode import layout
-from vidproc.media.geometry import displayed_of
+from vidproc.media.decode import layout, request_of
 from vidproc.media.guard import Guard, run_verified
 from vidproc.media.samples import Samples, text_bytes, text_samples
 from vidproc.media.sampling import Span
 from vidproc.media.sources import Source, open_source
 from vidproc.media.windows import pieces
-from vidproc.views import Audio, SignalView, Text, view_to_json
+from vidproc.views import Audio, SignalView, Text
 
 
 def probed(guard: Guard, source: Source) -> dict[str, Any]:
@@ -56,15 +55,7 @@ def glimpses(
     segment = Span(starts[0], max(starts[-1] + length_us, starts[0] + 1))
     picture_starts = None if isinstance(view, Audio) else starts
     places, size = layout([view], video=video, segment=segment, still=facts["still"], starts_us=picture_starts)
-    request = {
-        "views": [view_to_json(view)],
-        "video": [video.start_us, video.end_us],
-        "segment": [segment.start_us, segment.end_us],
-        "still": facts["still"],
-        "frame_us": facts["frame_us"],
-        "shown": displayed_of(facts),
-        "starts_us": picture_starts,
-    }
+    request = request_of([view], facts, segment=segment, starts_us=picture_starts)
     with open_source(source) as opened:
         answer, output = run_verified(guard, "decode", request, opened, output_bytes=size)
     ((_, shape),) = places
@@ -81,13 +72,7 @@ def glimpses(
 def written(guard: Guard, source: Source, facts: Mapping[str, Any], *, segment: Span) -> Samples:
     """The text of one segment of the video, as the label job reads it. Raises the typed input errors."""
     video = Span(facts["start_us"], facts["end_us"])
-    request = {
-        "views": [view_to_json(Text())],
-        "video": [video.start_us, video.end_us],
-        "segment": [segment.start_us, segment.end_us],
-        "still": facts["still"],
-        "frame_us": facts["frame_us"],
-    }
+    request = request_of([Text()], facts, segment=segment)
     with open_source(source) as opened:
         answer, _ = run_verified(guard, "decode", request, opened)
     checked_answer(answer, [Text()], [(0,)])

@@ -1,6 +1,6 @@
 """The packets of one segment: from a keyframe at or before its start to where nothing of it can come any more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,8 @@ import av.container
 import av.format
 
 from vidproc.errors import Damaged
-from vidproc.media.container import clock, has_own_times, time_stamp
+from vidproc.media.container import LateError, clock, has_own_times, time_stamp
 from vidproc.media.decoders import holds_picture
-from vidproc.media.gather import LateError
 from vidproc.media.subtitles import SegmentText
 from vidproc.views import MICROSECONDS
 
@@ -56,15 +55,35 @@ class Extent:
 TEXT_RUN_IN_US = MICROSECONDS
 """How far before its time the packet of a subtitle may lie: muxers order by time, but sort equal times as they like."""
 
-_TEXT_LAG_US = 5 * MICROSECONDS
-"""How far behind its time the packet of a subtitle may lie, counted in the time of the streams around it."""
+CAPTION_RUN_IN_US = 6 * MICROSECONDS
+"""How far before a segment to look for captions at first: a caption is loaded in a few seconds, then it is shown."""
+
+
+def without_run_in(packets: Iterable[Any], pictures: Any, by_us: int) -> Iterator[Any]:
+    """Leave out the pictures before the last keyframe at or before a time: they were read for their captions alone."""
+    held: list[Any] = []
+    to_us, packets = clock(pictures.time_base), iter(packets)
+    for packet in packets:
+        if packet.stream_index != pictures.index:
+            yield packet
+            continue
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        late = stamp is None or to_us(stamp) > by_us
+        if packet.is_keyframe and not late:
+            held.clear()
+        held.append(packet)
+        if late:
+            break
+    yield from held
+    yield from packets
 
 
 class SegmentPackets:
     """Iterates over the packets that one segment can need. `torn`: the file could not be read as far as that.
 
-    `texts`: text streams, too sparse to tell by their own packets when to stop: `streams` do, read on to the segment's
-    end where the other views are content with less. Without any `streams` the file is read to its end.
+    Those of text go to `text` and are not given out. `texts`: its streams, too sparse to tell by their own packets when
+    to stop: `streams` do, read on to where `text` is over, where the other views are content with less. Without any
+    `streams` the file is read to its end.
     """
 
     def __init__(
@@ -77,7 +96,7 @@ class SegmentPackets:
         text: SegmentText | None,
     ) -> None:
         self._packets = container.demux([*streams, *texts])
-        self._texts, self._text = {stream.index for stream in texts}, text if texts else None
+        self._texts, self._text = {stream.index for stream in texts}, text if text is not None and text.reads else None
         self._own_times = has_own_times(container)
         self._clocks = {stream.index: clock(stream.time_base) for stream in streams}
         self._pictures = next((stream.index for stream in streams if stream.type == "video"), None)
@@ -100,10 +119,7 @@ class SegmentPackets:
                     raise LateError
                 return
             index = packet.stream_index
-            if index in self._texts:
-                yield packet
-                continue
-            self._read_on(packet)
+            self._take_text(packet)
             if index not in open_streams or not (packet.size if self._own_times else holds_picture(packet)):
                 continue
             pts, dts = packet.pts, packet.dts
@@ -129,15 +145,16 @@ class SegmentPackets:
         if self._text is not None:
             self._text.torn = True
 
-    def _read_on(self, packet: Any) -> None:
-        """Note how far the file has been read; no more text is looked for once that is well beyond the segment."""
+    def _take_text(self, packet: Any) -> None:
+        """Give the packet to the text; note how far the file has been read, and whether that is enough."""
         if self._text is None:
             return
+        self._text.add(packet)
         stamp = packet.dts if packet.dts is not None else packet.pts
-        if stamp is None:
+        if stamp is None or packet.stream_index in self._texts:
             return
         self._text.read_us = max(self._text.read_us, self._clocks[packet.stream_index](stamp))
-        if self._text.read_us > self._extent.sound_end_us + _TEXT_LAG_US:
+        if self._text.is_over:
             self._text = None
 
     def _sets_in(self, packet: Any, shown_us: int) -> bool:

@@ -13,6 +13,7 @@ import av
 import av.container
 
 from vidproc.errors import Damaged, NoStreams, TooLarge, Unsupported
+from vidproc.media.captions import caption_data, caption_tracks
 from vidproc.media.container import (
     BinaryFile,
     clock,
@@ -49,9 +50,6 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
             "codec": streams[0].codec_context.name,
             "has_audio": sound is not None,
             "has_picture": picture is not None,
-            "has_subtitles": bool(container.streams.subtitles),
-            "has_text": has_text(container),
-            "has_text_stream": bool(text_streams(container)),
             "metadata": _metadata(container),
         }
         declared_end_us = _declared_end(container, request["size"])
@@ -60,6 +58,11 @@ def run(file: BinaryFile, request: dict[str, Any], _: memoryview) -> dict[str, A
         ended = _read(container, streams, extent, most=_HEAD_PACKETS, first=first)
         if first is not None:
             facts.update(first.geometry())
+        captions = bool(caption_tracks(container)) or (first is not None and first.captions)
+        facts["has_captions"] = captions
+        facts["has_subtitles"] = captions or bool(container.streams.subtitles)
+        facts["has_text"] = captions or has_text(container)
+        facts["has_text_stream"] = captions or bool(text_streams(container))
         if not ended:
             ended = _read_tail(container, streams, extent)
     if not ended:
@@ -104,7 +107,8 @@ def _metadata(container: av.container.InputContainer) -> dict[str, str]:
 
 
 class _FirstFrame:
-    """Displayed size and rotation: those of the first frame that decodes, not of the header."""
+    """Displayed size and rotation: those of the first frame that decodes, not of the header. `captions`: whether a
+    packet up to that frame, or after it as far as they are fed, has any."""
 
     def __init__(self, stream: Any, limits: dict[str, Any]) -> None:
         self._stream, self._limits = stream, limits
@@ -112,10 +116,13 @@ class _FirstFrame:
         self._context = prepare(stream, limits=limits)
         self._frame: Any = None
         self._packets = 0
+        self.captions = False
         self._encrypted = "enc_key_id" in stream.metadata  # so says Matroska; MP4 says it of each packet
 
     def feed(self, packet: Any | None) -> None:
         """Try one packet, or None for the end of the stream."""
+        if packet is not None and not self.captions:
+            self.captions = any(caption_data(packet))
         if self._frame is not None or self._packets > _FIRST_FRAME_PACKETS:
             return
         self._packets += 1

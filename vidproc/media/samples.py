@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vidproc.media.line21 import CHANNELS
+
 SPAN = np.dtype([("stream", np.int32), ("language", object), ("text", object)])
-"""What is said of one span of text. `stream`: its number in the container, `CHAPTER` for a chapter's title.
+"""What is said of one span of text. `stream`: its number in the container, `CHAPTER` for a chapter's title, one of
+`CAPTIONS` for a caption.
 
 `language`: a str as the container has it, "" if it has none. `text`: a str as `markup.sanitised` leaves it.
 """
 
 CHAPTER = -1
+
+CAPTIONS = {-1 - channel: channel for channel in CHANNELS}
+"""The `stream` of captions that the pictures carry: which channel each is."""
+
+LEAST_STREAM = min(CAPTIONS)
 
 MOST_LANGUAGE = 35
 """Characters of a language tag: what RFC 5646, 4.4.1 asks programs to hold."""

@@ -1,4 +1,4 @@
-"""The text streams of one segment: which spans of subtitles start in it, and which chapters. Runs in the child."""
+"""The text of one segment: which subtitles and captions start in it, and which chapters. Runs in the child."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,13 +6,20 @@ from typing import Any
 import av
 import av.container
 
+from vidproc.media.captions import Captions
 from vidproc.media.container import clock, microseconds
 from vidproc.media.markup import MOST_CHARACTERS, sanitised, shown
-from vidproc.media.samples import CHAPTER, MOST_LANGUAGE, MOST_SEGMENT_CHARACTERS, MOST_SPANS, TextSpan
+from vidproc.media.samples import CAPTIONS, CHAPTER, MOST_LANGUAGE, MOST_SEGMENT_CHARACTERS, MOST_SPANS, TextSpan
 from vidproc.media.sampling import Span
+from vidproc.views import MICROSECONDS
 
 CODECS = frozenset({"srt", "subrip", "text", "webvtt", "ass", "ssa", "mov_text"})
 """FFmpeg's names of the decoders whose packets hold text. Those of DVD, Blu-ray and DVB hold pictures of it."""
+
+
+_LAG_US, _SHORT_LAG_US = 5 * MICROSECONDS, MICROSECONDS
+"""How far behind its time the packet of a subtitle may lie, counted in the time of the streams around it; and a picture
+that has a caption."""
 
 
 def text_streams(container: av.container.InputContainer) -> list[Any]:
@@ -39,6 +46,7 @@ class SegmentText:
         self._spans: list[tuple[int, int, int | None, str]] = []  # stream, start, end, text
         self._next_us: dict[int, int] = {}  # of each stream, the earliest start seen after the segment
         self._characters = 0
+        self._captions: Captions | None = None
         self.whole = True
         self.read_us = segment.start_us  # how far the packets have been read
         self.torn = False
@@ -55,13 +63,38 @@ class SegmentText:
             self._clocks[stream.index] = clock(stream.time_base)
             self._languages[stream.index] = (stream.language or "")[:MOST_LANGUAGE]
 
-    def add(self, packet: Any) -> bool:
-        """Take in a packet, if it is of a text stream. One that shows nothing may say when the one before ends."""
-        if packet.stream_index not in self._clocks:
+    def watch(self, captions: Captions) -> None:
+        """Captions will come, too."""
+        self._captions = captions
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is anything to be found in packets."""
+        return bool(self._clocks) or self._captions is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether so much has been read that nothing of the segment can come any more."""
+        if self._captions is not None and self._captions.is_on(self.read_us):
             return False
-        if packet.pts is not None:
+        return self.read_us > self._segment.end_us + (_LAG_US if self._clocks else _SHORT_LAG_US)
+
+    def add(self, packet: Any) -> None:
+        """Take in a packet, if there can be text in it. One that shows nothing may say when the one before ends.
+
+        Raises `LateError` if captions must be read from further ahead.
+        """
+        if packet.stream_index not in self._clocks:
+            if self._captions is not None:
+                self._captions.add(packet)
+        elif packet.pts is not None:
             self._take(packet)
-        return True
+
+    def finish(self) -> None:
+        """Nothing more will come. Raises `LateError`, too."""
+        streams = {channel: stream for stream, channel in CAPTIONS.items()}
+        for channel, start_us, end_us, text in self._captions.finish() if self._captions is not None else ():
+            self._add(streams[channel], start_us, end_us, sanitised(text, most=MOST_CHARACTERS))
 
     def _take(self, packet: Any) -> None:
         index, to_us = packet.stream_index, self._clocks[packet.stream_index]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from vidproc.annotators.base import Annotation, Annotator, Network
 from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
 from vidproc.media.answers import checked_answer, checked_corrupt, checked_frames, checked_text, clean_text
-from vidproc.media.decode import MOST_PASSES, layout
+from vidproc.media.decode import MOST_PASSES, layout, request_of
 from vidproc.media.geometry import displayed_of
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import process_guard, run_verified
@@ -40,7 +40,7 @@ from vidproc.pipeline.rows import (
 )
 from vidproc.schema import ANNOTATION_TABLES, FAILED, LEDGER, WHOLE_COVERAGE
 from vidproc.tables.parts import write_part
-from vidproc.views import Audio, Text, View, view_to_json
+from vidproc.views import Audio, Text, View
 
 
 @dataclass(frozen=True)
@@ -181,14 +181,7 @@ def _decode_segment(segment: dict[str, Any], settings: Settings) -> pa.Table:
         return _with_pixels({**segment, "coverage": 1.0}, {}, settings)
     video, span = Span(facts["start_us"], facts["end_us"]), Span(segment["start_us"], segment["end_us"])
     places, size = layout(views, video=video, segment=span, still=facts["still"])
-    request = {
-        "views": [view_to_json(view) for view in views],
-        "video": [video.start_us, video.end_us],
-        "segment": [span.start_us, span.end_us],
-        "still": facts["still"],
-        "frame_us": facts["frame_us"],
-        "shown": displayed_of(facts),
-    }
+    request = request_of(views, facts, segment=span)
     started = time.perf_counter()
     with open_source(_source(segment)) as opened:
         answer, output = run_verified(process_guard(settings.limits), "decode", request, opened, output_bytes=size)
