@@ -28,6 +28,7 @@ from vidproc.command import Options, end_with, parse
 from vidproc.errors import UsageError
 from vidproc.media.archive import list_archive
 from vidproc.pipeline import steps
+from vidproc.pipeline.annotating import Annotate
 from vidproc.pipeline.chosen import chosen_annotators
 from vidproc.pipeline.options import LabelConfig
 from vidproc.tables.plan import make_plan
@@ -147,7 +148,7 @@ def step_seconds(archive: str, weights: Path, out: Path) -> tuple[float, float]:
     wanted = {name: annotator.model_id for name, annotator in settings.annotators.items()}
     make_plan(str(out / "listing"), config.tables, wanted=wanted, out_url=str(out / "plan"))
     segments = steps.probe(pq.read_table(out / "plan"), settings=settings)
-    annotate = steps.Annotate(settings, threads=1)
+    annotate = Annotate(settings, threads=1)
     warm = pa.concat_tables(steps.decode(segments.slice(0, 1), settings=settings))
     annotate(warm)
     decode_s = model_s = 0.0

@@ -11,6 +11,7 @@ from media.decoding import source_of
 from vidproc.annotators.base import Annotator
 from vidproc.media.guard import close_guards
 from vidproc.pipeline import steps
+from vidproc.pipeline.annotating import Annotate
 from vidproc.pipeline.rows import annotation_rows, ledger_rows
 from vidproc.schema import TABLES
 from vidproc.tables.plan import PLAN
@@ -27,7 +28,7 @@ def annotated(annotator: Annotator, path: Path) -> tuple[pa.Table, dict[str, Any
     finally:
         close_guards()
     facts = json.loads(segments["facts"][0].as_py())
-    return steps.Annotate(settings, device="cpu")(decoded).sort_by("segment"), facts
+    return Annotate(settings, device="cpu")(decoded).sort_by("segment"), facts
 
 
 def over_video(annotator: Annotator, found: pa.Table, facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:

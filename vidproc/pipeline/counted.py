@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vidproc.pipeline import steps
+from vidproc.pipeline import annotating, steps
 from vidproc.pipeline.metrics import (
     BATCH_FILL,
     COMMITS,
@@ -43,8 +43,8 @@ def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None =
         yield segment
 
 
-class Annotate(steps.Annotate):
-    """`steps.Annotate`. `room`: segments that a full batch has."""
+class Annotate(annotating.Annotate):
+    """`annotating.Annotate`. `room`: segments that a full batch has."""
 
     def __init__(self, settings: Settings, *, room: int, **options: Any) -> None:
         super().__init__(settings, **options)

@@ -1,16 +1,13 @@
-"""The steps of the label job, as plain callables over Arrow batches: probe, decode, annotate, write.
+"""The steps of the label job, as plain callables over Arrow batches: probe, decode, write; `annotating` has the other.
 
 Bad input becomes a row with a status and a reason; only faults of the machine, the storage or this code raise. They end
 the run, and the same command goes on where it was.
 """
 
 import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import fsspec
@@ -18,27 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidproc.annotators.base import Annotation, Annotator, Network
-from vidproc.errors import INPUT_ERRORS, Damaged, InputError, KilledWorker, Missing, NotFinite, TimedOut
+from vidproc.annotators.base import Annotator
+from vidproc.errors import INPUT_ERRORS, InputError, KilledWorker, Missing, TimedOut
 from vidproc.media.answers import checked_answer, checked_corrupt, checked_frames, checked_text, clean_text
 from vidproc.media.decode import MOST_PASSES, layout, request_of
-from vidproc.media.geometry import displayed_of
 from vidproc.media.glimpse import probed
 from vidproc.media.guard import process_guard, run_verified
 from vidproc.media.limits import Limits
-from vidproc.media.samples import Samples, text_bytes, text_samples
-from vidproc.media.sampling import Span, owned_starts, segments
+from vidproc.media.samples import text_bytes
+from vidproc.media.sampling import Span, segments
 from vidproc.media.sources import Source, open_source
-from vidproc.models.allocator import keep_freed_memory
 from vidproc.pipeline.rows import (
-    annotated_table,
     annotation_rows,
     decoded_schema,
     ledger_rows,
     segment_table,
     work_of,
 )
-from vidproc.schema import ANNOTATION_TABLES, FAILED, LEDGER, WHOLE_COVERAGE
+from vidproc.schema import ANNOTATION_TABLES, FAILED, LEDGER
 from vidproc.tables.parts import write_part
 from vidproc.views import Audio, Text, View
 
@@ -62,7 +56,8 @@ def _source(row: Mapping[str, Any]) -> Source:
     return Source(**json.loads(row["source"]))
 
 
-def _failure(error: InputError) -> dict[str, Any]:
+def failed_with(error: InputError) -> dict[str, Any]:
+    """What a row says of what has failed."""
     status = "missing" if isinstance(error, Missing) else "quarantined"
     return {"status": status, "reason": error.reason, "detail": clean_text(str(error), most=1000)}
 
@@ -106,7 +101,7 @@ def _probe_video(video: Mapping[str, Any], settings: Settings) -> list[dict[str,
         spans = [Span(0, 0)] * known
         if error.passes:  # what is known in part stays, and is tried another night
             items = [item for item in items if item["again"] != "partial"]
-        failed = {**_failure(error), "coverage": 0.0, "attempts": 2 if _passing(error) else 1}
+        failed = {**failed_with(error), "coverage": 0.0, "attempts": 2 if _passing(error) else 1}
     common = {"video_id": video["video_id"], "source": json.dumps(asdict(source)), "facts": json.dumps(facts)}
     common |= {"n_segments": len(spans), "attempts": 1, "infer_s": 0.0, **failed}
     common["tries"] = max((item["tries"] or 0 for item in items), default=0)
@@ -164,7 +159,7 @@ def decode(batch: pa.Table, *, settings: Settings, elsewhere: Elsewhere | None =
                 yield elsewhere(again)
             else:
                 spent = (segment["decode_s"] or 0.0) + time.perf_counter() - started
-                yield _with_pixels({**segment, **_failure(error), "coverage": 0.0, "decode_s": spent}, {}, settings)
+                yield _with_pixels({**segment, **failed_with(error), "coverage": 0.0, "decode_s": spent}, {}, settings)
 
 
 def usable_views(views: Sequence[View], facts: Mapping[str, Any]) -> list[View]:
@@ -220,141 +215,6 @@ def _one_binary(data: pa.Buffer | None) -> pa.Array:
         return pa.nulls(1, pa.large_binary())
     offsets = pa.py_buffer(np.asarray([0, data.size], np.int64))
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
-
-
-# ---- annotate: pixels → rows
-
-
-class Annotate:
-    """Holds all networks on one device and labels batches of decoded segments: `ANNOTATED` rows."""
-
-    def __init__(
-        self, settings: Settings, *, device: str | None = None, threads: int | None = None, compiled: bool = False
-    ) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a spinning thread takes the core that decoding could use
-        import torch
-
-        if threads:
-            torch.set_num_threads(threads)
-        self._settings = settings
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self._device == "cpu":
-            keep_freed_memory()
-        self._networks: dict[str, Network] = {
-            name: annotator.load(self._device, compiled=compiled) for name, annotator in settings.annotators.items()
-        }
-        self._worker = f"{socket.gethostname()}/{self._device}"
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select([name for name in batch.column_names if not name.startswith("view")]).to_pylist()
-        samples = [_samples(batch, i, row, self._settings) for i, row in enumerate(rows)]
-        ledger: list[dict[str, Any]] = []
-        tables: list[Mapping[str, pa.Table]] = []
-        for name, network in self._networks.items():
-            mine = [i for i, row in enumerate(rows) if name in work_of(row)]
-            views = self._settings.annotators[name].views
-            judged = _judged(views)
-            seen = [i for i in mine if rows[i]["status"] is None and any(len(samples[i].get(v, ())) for v in judged)]
-            started = time.perf_counter()
-            given = [{view: samples[i][view] for view in views if view in samples[i]} for i in seen]
-            found = dict(zip(seen, _annotations(network, given), strict=True))
-            seconds = (time.perf_counter() - started) / max(len(seen), 1)
-            for i in mine:
-                annotation = found.get(i)
-                row = {**rows[i], "infer_s": seconds if i in found else 0.0}
-                if isinstance(annotation, NotFinite):
-                    row, annotation = row | _failure(annotation), None
-                ledger.append(self._ledger_row(row, name, annotation, samples[i]))
-                tables.append(annotation.rows if annotation else {})
-        return annotated_table(ledger, tables)
-
-    def _ledger_row(
-        self, row: Mapping[str, Any], name: str, annotation: Annotation | None, samples: Mapping[View, Samples]
-    ) -> dict[str, Any]:
-        annotator = self._settings.annotators[name]
-        kept = ("video_id", "segment", "n_segments", "start_us", "end_us", "detail", "coverage", "facts")
-        status, reason = row["status"], row["reason"]
-        if status is None:
-            if annotation is None:
-                status, reason = "empty", _why_empty(annotator, samples)
-            else:
-                partial = row["coverage"] is not None and row["coverage"] < WHOLE_COVERAGE
-                reason = Damaged.reason if partial else annotation.reason
-                status = "labelled" if reason is None else "partial"
-        return {
-            **{key: row[key] for key in kept},
-            "attempts": row["attempts"] + (row["tries"] or 0),
-            "expected": row["expected"],
-            "again": name in json.loads(row["again"] or "[]"),
-            "annotator": name,
-            "model_id": annotator.model_id,
-            "run_id": self._settings.run_id,
-            "status": status,
-            "reason": reason,
-            "rows": sum(table.num_rows for table in annotation.rows.values()) if annotation else 0,
-            "decode_s": row["decode_s"] or 0.0,
-            "infer_s": row["infer_s"],
-            "worker": self._worker,
-            "at": datetime.now(UTC),
-            "samples": annotation.samples if annotation else 0,
-            "tally": annotation.tally if annotation and annotation.tally is not None else None,
-            "notes": json.dumps(annotation.notes) if annotation and annotation.notes is not None else None,
-        }
-
-
-def _annotations(network: Network, given: list[dict[View, Samples]]) -> list[Annotation | NotFinite]:
-    """One result per segment: scores that are no numbers cost the segment that has them, not its neighbours."""
-    try:
-        return list(network.annotate(given)) if given else []
-    except NotFinite as error:
-        if len(given) == 1:
-            return [error]
-        return [result for one in given for result in _annotations(network, [one])]
-
-
-def _judged(views: Sequence[View]) -> Sequence[View]:
-    """The views of which there must be something: beside pictures or sound, text alone makes no row."""
-    return [view for view in views if not isinstance(view, Text)] or views
-
-
-def _why_empty(annotator: Annotator, samples: Mapping[View, Samples]) -> str:
-    views = _judged(annotator.views)
-    if all(isinstance(view, Text) for view in views):
-        return "no_text"
-    if any(view in samples for view in views):
-        return "too_short"
-    return "no_sound" if all(isinstance(view, Audio) for view in views) else "no_picture"
-
-
-def _samples(batch: pa.Table, i: int, row: Mapping[str, Any], settings: Settings) -> dict[View, Samples]:
-    """One decoded segment's samples by view, as read-only views of the batch's own memory."""
-    if row["status"] is not None:
-        return {}
-    facts = json.loads(row["facts"])
-    video, span = Span(facts["start_us"], facts["end_us"]), Span(row["start_us"], row["end_us"])
-    found: dict[View, Samples] = {}
-    for number, view in enumerate(settings.views):
-        value = batch[f"view{number}"][i]
-        if not value.is_valid:
-            continue
-        if isinstance(view, Text):
-            told = text_samples(value.as_buffer().to_pybytes())
-            found[view] = replace(told, subtitled=facts["has_text_stream"])
-            continue
-        raw = np.frombuffer(value.as_buffer(), np.int16 if isinstance(view, Audio) else np.uint8)
-        if isinstance(view, Audio):
-            starts, ends = (np.asarray([time_us], np.int64) for time_us in (span.start_us, span.end_us))
-            found[view] = Samples(starts, ends, np.empty(0, np.int64), raw.reshape(-1, view.channels))
-            continue
-        starts = owned_starts(view, video=video, segment=span, still=facts["still"])
-        ends = np.minimum(starts + view.span_us, max(video.end_us, video.start_us + 1))
-        data = raw.reshape(len(starts), *view.sample_shape)
-        shape, told = (len(starts), len(view.offsets_us)), batch[f"view{number}_us"][i].as_buffer()
-        count = shape[0] * shape[1]
-        frame_us = np.frombuffer(told, np.int64, count).reshape(shape)
-        corrupt = np.frombuffer(told, np.bool_, count, offset=8 * count).reshape(shape)
-        found[view] = Samples(starts, ends, frame_us, data, shown=displayed_of(facts), corrupt=corrupt)
-    return found
 
 
 # ---- write: rows → parts
