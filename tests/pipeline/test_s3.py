@@ -112,6 +112,7 @@ def test_files_and_shards_on_s3_come_out_as_on_this_disk(s3: str, tmp_path: Path
     assert not s3fs.S3FileSystem().find(f"{s3}/small/tables/_scratch")
 
 
+@pytest.mark.slow
 def test_one_member_of_a_large_shard_is_read_by_range(s3: str, tmp_path: Path) -> None:
     make_archive(tmp_path / "archive", plain=1, sharded=0, seconds=2)
     video = (tmp_path / "archive" / "camera-1" / "clip-000.mp4").read_bytes()

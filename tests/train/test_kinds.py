@@ -81,6 +81,7 @@ def test_a_detector(ray_cluster: None, here: Path) -> None:
     fits(url, build_detector(found.detection, classes=len(found.categories)))
 
 
+@pytest.mark.slow
 def test_an_embedding(ray_cluster: None, here: Path) -> None:
     """Judged by identities that it was never trained on, and without the directions that it was trained with."""
     for split, first in (("train", 0), ("val", drawn_identities.HELD_OUT)):
@@ -122,6 +123,7 @@ def write_sounds(folder: Path) -> Path:
     return folder / "sounds.csv"
 
 
+@pytest.mark.slow
 def test_several_labels_for_sounds(ray_cluster: None, here: Path) -> None:
     asked = config(
         write_sounds(here / "sounds"), task="multi", architecture="panns_resnet22",

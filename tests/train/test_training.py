@@ -118,6 +118,7 @@ def test_two_workers_learn_what_one_learns(undisturbed: Path, clips: Path, tmp_p
     assert max(one) - min(one) > 1e-3, "a network that learns nothing would agree too"
 
 
+@pytest.mark.slow
 def test_samples_decoded_anew_in_each_epoch(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
     assert run(config(clips, tmp_path, decode="stream", workers=(1, 2))) == 0
     told = losses(tmp_path / "motions")
@@ -149,6 +150,7 @@ def workers_killed(folder: Path) -> Iterator[None]:
     assert killed, "the training ended before anybody was killed"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(undisturbed: Path, clips: Path, tmp_path: Path) -> None:
     with workers_killed(tmp_path / "motions"):
         assert run(config(clips, tmp_path, checkpoint_steps=2)) == 0
@@ -178,6 +180,7 @@ def test_a_network_that_does_not_fit_its_view_is_refused_before_any_work(
     assert not (tmp_path / "motions" / "ray").exists()
 
 
+@pytest.mark.slow
 def test_what_fails_for_good_ends_the_training_with_its_message(ray_cluster: None, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lower --learning-rate"):
         run(config(clips, tmp_path, learning_rate=1e30, warmup_steps=0, optimiser="sgd", ema=0.0, l1=0.0))
