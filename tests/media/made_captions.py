@@ -73,16 +73,20 @@ def make_captioned(
     codec: str = "libx264",
     fps: int = 30,
     gop_s: float = 2,
+    options: dict[str, str] | None = None,
+    size: tuple[int, int] = SIZE,
     mark: Callable[[bytes, bytes], bytes] | None = None,
 ) -> Path:
     """One picture for each `cc_data`, with B-frames: packets are not in the order of display."""
     mark = mark or (in_mpeg2 if codec == "mpeg2video" else in_h264)
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=fps, options={"bf": "2", "g": str(round(gop_s * fps))})
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream: Any = container.add_stream(
+            codec, rate=fps, options={"bf": "2", "g": str(round(gop_s * fps))} | (options or {})
+        )
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
         for number in range(len(pictures)):
-            frame = av.VideoFrame.from_ndarray(drawing(number, width=SIZE[0], height=SIZE[1]), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(drawing(number, width=size[0], height=size[1]), format="rgb24")
             frame.pts = number
             _mux(container, stream, stream.encode(frame), pictures, mark)
         _mux(container, stream, stream.encode(), pictures, mark)

@@ -210,6 +210,23 @@ def test_captions_in_a_track_of_their_own(guard: Guard, tmp_path: Path) -> None:
     assert_near(found(read), [(-2, s, e, t) for _, s, e, t in found(Read(guard, source))])
 
 
+def test_pictures_without_keyframes_are_those_that_are_decoded_without_captions(guard: Guard, tmp_path: Path) -> None:
+    """They are refreshed bit by bit: the first passes come too late, and what goes further ahead must not be cut."""
+    options = {"x264-params": "intra-refresh=1:keyint=118:bframes=0"}
+    pictures = [triplets(pair) for pair in said(5, seconds=45)]
+    path = make_captioned(tmp_path / "a.mkv", pictures, options=options, size=(1920, 48))
+    both, alone = Read(guard, path, Text(), FRAMES), Read(guard, path, FRAMES)
+    assert [one["frame_us"][1] for one in both.answers] == [one["frame_us"][0] for one in alone.answers]
+
+
+def test_a_packet_full_of_messages_is_read_in_no_time(guard: Guard, tmp_path: Path) -> None:
+    path = make_captioned(
+        tmp_path / "a.mkv", [triplets(pair) for pair in placed((1, popped("line")), seconds=4)],
+        mark=lambda packet, user: in_h264(packet, user) + b"\xb5\x00\x31GA94\x03\x5f" * 20_000,
+    )  # fmt: skip
+    assert [one[3] for one in found(Read(guard, path))] == ["line"]
+
+
 def test_empty_captions_make_no_text_and_hostile_ones_no_harm(guard: Guard, tmp_path: Path) -> None:
     empty = Read(guard, make_captioned(tmp_path / "a.mkv", [triplets(NOTHING)] * 60))
     assert empty.facts["has_captions"] and empty.spans == [] and empty.whole

@@ -160,6 +160,61 @@ def test_switching_to_rolling_up_erases_both_memories() -> None:
     assert texts(*pairs) == ["old", "new"]
 
 
+def late(pairs: dict[float, list[Pair]], *, start_s: float, end_s: float = 60) -> tuple[Line21, list[Caption]]:
+    """What a reading from some time on finds, and what one of the whole finds; each text begins at its second."""
+    whole, later = Line21(known=True), Line21(known=False)
+    for at_s, some in pairs.items():
+        for number, pair in enumerate(some):
+            time_us = round(at_s * 1e6) + number * 33_333
+            whole.feed(time_us, triplets(pair))
+            if time_us >= start_s * 1e6:
+                later.feed(time_us, triplets(pair))
+    for line in (whole, later):
+        line.finish(round(end_s * 1e6))
+    return later, whole.captions
+
+
+@pytest.mark.parametrize(
+    ("pairs", "unknown_s"),
+    [
+        ({20: twice(RDC, row(14)) + typed("on"), 28: twice(EDM), 40: twice(row(15)) + typed("world")}, 40),
+        ({20: twice(RDC, row(14)) + typed("hello"), 40: twice(RDC, row(15)) + typed("world")}, 40),
+        ({20: twice(RCL), 25: twice(ENM, row(15)) + typed("lost?"), 31: twice(EOC)}, 31),
+        ({0: twice(RU3, CR, row(15)), **{t: twice(CR) + typed("abc") for t in range(3, 43, 3)}}, 42),
+        ({20: twice(RU2, CR, row(15)) + typed("old"), 31: twice(RU2) + typed("more")}, 31),
+    ],
+    ids=[
+        "painted in a mode set before",
+        "painted beside",
+        "loaded in a mode set before",
+        "rolls by a depth",
+        "goes on",
+    ],
+)
+def test_a_later_start_knows_what_it_cannot_know(pairs: dict[float, list[Pair]], unknown_s: float) -> None:
+    later, whole = late(pairs, start_s=24)
+    assert later.captions != [one for one in whole if one.start_us >= 24_000_000]
+    assert later.unknown_us is not None and unknown_s <= later.unknown_us / 1e6 < unknown_s + 1
+
+
+def test_text_services_leave_captions_alone() -> None:
+    service = twice(TR, row(14), DER, BS, (0x17, 0x21), (0x12, 0x20)) + typed("page") + twice(CR)
+    assert texts(popped("shown", first=15), service, twice(EDM)) == ["shown"]
+    loaded = twice(RCL, ENM, row(15)) + typed("ab")
+    assert texts(loaded, service, twice(RCL), typed("cd"), twice(EOC)) == ["abcd"]
+    first, second = shown(twice(RU2, CR), typed("one"), service, twice(RU2, CR), typed("two"))
+    assert [first.text, second.text] == ["one", "two"] and first.end_us == second.end_us
+
+
+def test_a_row_that_is_erased_to_be_painted_anew_is_a_caption_of_its_own() -> None:
+    pairs = [twice(RDC, row(15)), typed("hello"), twice(row(15), DER), typed("bye"), twice(EDM)]
+    assert shown(*pairs) == [Caption(1, 4, 9, "hello"), Caption(1, 11, 13, "bye")]
+
+
+def test_what_is_no_code_in_the_first_field_is_passed_over() -> None:
+    assert texts(twice(RCL, row(15)), typed("ab"), [(0x01, 0x03)], typed("cd"), twice(EOC)) == ["abcd"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_bytes_can_be_read(seed: int) -> None:
     chance, line = random.Random(seed), Line21(known=False)

@@ -3,7 +3,6 @@
 They are taken from the packets, so that no picture is decoded for them, and read in the order of display.
 """
 
-import re
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
@@ -23,11 +22,12 @@ _CODECS = frozenset({"h264", "hevc", "mpeg2video", "av1", "libdav1d", _TRACK})
 LONGEST_CAPTION_US = 30 * MICROSECONDS
 """How long after its segment a caption's end is looked for; and what was loaded longer ago is not looked for."""
 
-_USER_DATA = re.compile(rb"(?:\xb5\x00\x31|\x00\x00\x01\xb2)GA94\x03")
-"""How it begins: ITU-T T.35's country and provider, or MPEG-2's start code; A/53's identifier and type."""
+_USER_DATA, _BEFORE = b"GA94\x03", (b"\xb5\x00\x31", b"\x00\x00\x01\xb2")
+"""A/53's identifier and type; and before it ITU-T T.35's country and provider, or MPEG-2's start code."""
+_MOST_MESSAGES = 4  # in one packet, which may hold two fields
 _MOST_BYTES = 2 + 31 * 3
-_REORDERED = 256
-"""More pictures than any codec shows out of order."""
+_REORDERED, _REORDERED_US = 256, MICROSECONDS
+"""More pictures, and longer, than any codec shows out of order."""
 
 
 def caption_tracks(container: av.container.InputContainer) -> list[Any]:
@@ -43,9 +43,15 @@ def caption_data(packet: Any) -> Iterator[bytes]:
     if name == _TRACK:
         yield bytes(packet)
         return
-    content = memoryview(packet)
-    for mark in _USER_DATA.finditer(content):
-        told = bytes(content[mark.end() : mark.end() + 2 * _MOST_BYTES])
+    content, end = bytes(packet), 0
+    for _ in range(_MOST_MESSAGES):
+        at = content.find(_USER_DATA, end)
+        if at < 0:
+            return
+        end = at + len(_USER_DATA)
+        if not content.endswith(_BEFORE, max(at - 4, 0), at):
+            continue
+        told = content[end : end + 2 * _MOST_BYTES]
         if name in ("h264", "hevc"):  # their units have a 3 wherever two zeros could be taken for a start code
             told = told.replace(b"\x00\x00\x03", b"\x00\x00")
         if len(told) > 2 and told[0] & 0x40:
@@ -73,8 +79,8 @@ class Captions:
         for triplets in caption_data(packet) if stamp is not None else ():
             self._taken += 1
             heappush(self._waiting, (self._to_us(stamp), self._taken, triplets))
-        if self._waiting and packet.dts is not None:
-            self._read(self._to_us(packet.dts))
+        if self._waiting and stamp is not None:
+            self._read(self._to_us(packet.dts) if packet.dts is not None else self._to_us(stamp) - _REORDERED_US)
 
     def is_on(self, read_us: int) -> bool:
         """Whether the end of a caption that started in the segment may still come."""

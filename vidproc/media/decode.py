@@ -211,8 +211,9 @@ class _Pass:
             else:
                 gather.by_us = packets.by_us
                 given: Iterable[Any] = packets
-                if self._captioned and picture is not None:
-                    given = without_run_in(packets, picture, gather.segment.start_us - TEXT_RUN_IN_US)
+                if self._captioned and picture is not None and extent.by_us is not None:
+                    by_us = gather.segment.start_us - TEXT_RUN_IN_US - (self._run_in_us or 0)
+                    given = without_run_in(packets, picture, by_us)
                 complete = self._feed(given, pictures, sounds)
             for decoder in (pictures, sounds):
                 if decoder is not None:

@@ -25,6 +25,8 @@ _BASIC = {code: chr(code) for code in range(0x20, 0x7F)} | dict(
 )
 _SPECIAL = "®°½¿™¢£♪à èâêîôû"
 _EXTENDED = {0x12: "ÁÉÓÚÜü‘¡*’—©℠•“”ÀÂÇÈÊËëÎÏïÔÙùÛ«»", 0x13: "ÃãÍÌìÒòÕõ{}\\^_|~ÄäÖöß¥¤¦ÅåØø┌┐└┘"}
+_LEAVE_TEXT = frozenset({0x20, 0x25, 0x26, 0x27, 0x29, 0x2A, 0x2B, 0x2C, 0x2E, 0x2F})
+"""The commands that mean something to captions while text is sent."""
 _PREAMBLE_ROWS = {
     0x10: (11, None), 0x11: (1, 2), 0x12: (3, 4), 0x13: (12, 13), 0x14: (14, 15), 0x15: (5, 6), 0x16: (7, 8),
     0x17: (9, 10),
@@ -41,7 +43,7 @@ class Caption(NamedTuple):
 
 
 class _Mode(Enum):
-    POP_ON, PAINT_ON, ROLL_UP, TEXT = range(4)
+    POP_ON, PAINT_ON, ROLL_UP = range(3)
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class Line21:
         self.captions: list[Caption] = []
         self.unknown_us: int | None = None
         self._channels = [_Channel(number, self, known=known) for number in CHANNELS]
-        self._fields = _Field(self._channels[:2]), _Field(self._channels[2:])
+        self._fields = _Field(self._channels[:2], xds=False), _Field(self._channels[2:], xds=True)
 
     @property
     def since_us(self) -> list[int]:
@@ -94,10 +96,10 @@ class Line21:
 
 
 class _Field:
-    """Sorts the pairs of one field by their channel."""
+    """Sorts the pairs of one field by their channel. `xds`: it has other data, too."""
 
-    def __init__(self, channels: list["_Channel"]) -> None:
-        self._channels = channels
+    def __init__(self, channels: list["_Channel"], *, xds: bool) -> None:
+        self._channels, self._xds = channels, xds
         self._channel: _Channel | None = None
         self._last: tuple[int, int] | None = None  # a code that may come once more
 
@@ -110,8 +112,9 @@ class _Field:
                 self._code(time_us, first, second)
             return
         self._last = None
-        if 0 < first < 0x10:  # XDS, until the next code of a caption
-            self._channel = None
+        if 0 < first < 0x10:
+            if self._xds:  # until the next code of a caption
+                self._channel = None
         elif self._channel is not None:
             for byte in (first, second):
                 if byte >= 0x20:
@@ -138,14 +141,17 @@ class _Channel:
     def __init__(self, number: int, line: Line21, *, known: bool) -> None:
         self._number, self._line = number, line
         self._mode: _Mode | None = None
+        self._text = False  # what comes is for the text services, until the next code of a caption
         self._shown: dict[int, _Row] = {}
         self._hidden: dict[int, _Row] = {}
-        self._shown_known = self._hidden_known = known
+        self._shown_known = self._hidden_known = self._depth_known = known
         self._row, self._column, self._depth = _ROWS, 0, 2
         self.open: list[_Open] = []
 
     def code(self, time_us: int, first: int, second: int) -> None:
         """A code: a character, a place, a style or a command."""
+        if self._text and (first not in (0x14, 0x15) or second not in _LEAVE_TEXT):
+            return
         if second >= 0x40:
             self._preamble(time_us, first, second)
         elif first == 0x11:
@@ -160,7 +166,9 @@ class _Channel:
 
     def put(self, time_us: int, character: str) -> None:
         """Write where the cursor is. Beyond the last column the last character is written over."""
-        if self._mode in (None, _Mode.TEXT):
+        if self._mode is None and not self._text:
+            self._line.unknown_us = time_us
+        if self._mode is None or self._text:
             return
         memory = self._hidden if self._mode is _Mode.POP_ON else self._shown
         row = memory.setdefault(self._row, _Row(self._row))
@@ -173,6 +181,8 @@ class _Channel:
         if any(row in one.rows for one in self.open):
             return
         painted = self._mode is _Mode.PAINT_ON
+        if painted and not self._shown_known:
+            self._line.unknown_us = time_us
         if painted and self.open and self.open[-1].painted:
             self.open[-1].rows.append(row)
         else:
@@ -210,49 +220,57 @@ class _Channel:
         self._close(time_us)
 
     def _command(self, time_us: int, second: int) -> None:
+        self._text = second in (0x2A, 0x2B) or (self._text and second in (0x2C, 0x2E))
         match second:
             case 0x20:
                 self._mode = _Mode.POP_ON
             case 0x21:
                 self._column = max(0, self._column - 1)
-                self._erase(self._column, self._column + 1)
+                self._erase(time_us, self._column, self._column + 1)
             case 0x24:
-                self._erase(self._column, _COLUMNS)
+                self._erase(time_us, self._column, _COLUMNS)
             case 0x25 | 0x26 | 0x27:
                 self._roll_up(time_us, depth=second - 0x23)
             case 0x28:
                 self.put(time_us, " ")
             case 0x29:
                 self._mode = _Mode.PAINT_ON
-            case 0x2A | 0x2B:
-                self._mode = _Mode.TEXT
             case 0x2C:
                 self.clear(time_us)
             case 0x2D:
                 self._return(time_us)
             case 0x2E:
-                self._hidden, self._hidden_known = {}, True
+                self._hidden, self._hidden_known = {}, self._hidden_known or self._mode is not None
             case 0x2F:
                 self._flip(time_us)
 
-    def _erase(self, first: int, last: int) -> None:
+    def _erase(self, time_us: int, first: int, last: int) -> None:
+        """Erase cells of a row. Of which nothing is left was a caption until now."""
         memory = self._hidden if self._mode is _Mode.POP_ON else self._shown
-        if self._row in memory:
-            for column in range(first, last):
-                memory[self._row].cells.pop(column, None)
+        row = memory.get(self._row)
+        if row is None:
+            return
+        if all(first <= column < last for column in row.cells):
+            del memory[self._row]
+            self._close(time_us)
+        for column in range(first, last) if self._row in memory else ():
+            row.cells.pop(column, None)
 
     def _roll_up(self, time_us: int, *, depth: int) -> None:
+        if self._mode is None:
+            self._line.unknown_us = time_us
         if self._mode is not _Mode.ROLL_UP:
             self._hidden, self._hidden_known = {}, True
             self._row, self._column = _ROWS, 0
             self.clear(time_us)
-        self._mode, self._depth = _Mode.ROLL_UP, depth
+        self._mode, self._depth, self._depth_known = _Mode.ROLL_UP, depth, True
         self._move(time_us, 0, base=self._row)
 
     def _return(self, time_us: int) -> None:
         if self._mode is None:  # only captions that roll up have this code
-            self._line.unknown_us = time_us
             self._mode = _Mode.ROLL_UP
+        if self._mode is _Mode.ROLL_UP and not self._depth_known:
+            self._line.unknown_us = time_us
         if self._mode is _Mode.ROLL_UP:
             self._move(time_us, -1, base=self._row)
             self._column = 0
