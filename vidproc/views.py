@@ -126,7 +126,7 @@ class Audio:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """The subtitles, of all the video's text streams, and the titles of its chapters, each with its span.
+    """The subtitles of all the video's text streams, its captions, and the titles of its chapters, each with its span.
 
     A segment owns those that start inside it. No grid, and no pixels: see `media.samples.SPAN` for what comes.
     """

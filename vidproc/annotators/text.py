@@ -75,15 +75,14 @@ class TextNetwork:
 def _annotation(samples: Samples | None) -> Annotation:
     if samples is None or not len(samples):
         return Annotation(rows={TEXT.name: no_rows(TEXT)})
-    said, numbers = samples.data, _numbers(samples.data["stream"], samples.start_us)
+    said, streams = samples.data, samples.data["stream"].tolist()
     sources = {CHAPTER: "chapter"} | dict.fromkeys(CAPTIONS, "caption")
-    streams = said["stream"].tolist()
     columns = {
         "start_us": samples.start_us,
         "end_us": samples.end_us,
         "source": pa.array([sources.get(stream, "subtitle") for stream in streams], pa.string()),
         "stream": pa.array([CAPTIONS.get(stream, stream) for stream in streams], pa.int32()),
-        "number": numbers,
+        "number": _numbers(said["stream"], samples.start_us),
         "name": pa.nulls(len(samples), pa.string()),
         "language": pa.array([iso_639_2(language) for language in said["language"]], pa.string()),
         "text": pa.array(said["text"].tolist(), pa.string()),

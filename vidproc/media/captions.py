@@ -11,7 +11,7 @@ import av
 import av.container
 
 from vidproc.media.container import LateError, clock
-from vidproc.media.line21 import Line21
+from vidproc.media.line21 import Caption, Line21
 from vidproc.media.sampling import Span
 from vidproc.views import MICROSECONDS
 
@@ -87,11 +87,11 @@ class Captions:
         soon = read_us <= self._segment.end_us + LONGEST_CAPTION_US
         return soon and any(map(self._inside, self._line.since_us))
 
-    def finish(self) -> list[tuple[int, int, int, str]]:
-        """All of (channel, start_us, end_us, text); what is still shown lasts as long as was looked."""
+    def finish(self) -> list[Caption]:
+        """All that there were; what is still shown lasts as long as was looked."""
         self._read(None)
         self._line.finish(self._segment.end_us + LONGEST_CAPTION_US)
-        return list(self._line.captions)
+        return self._line.captions
 
     def _read(self, until_us: int | None) -> None:
         """Nothing is shown before it is decoded: what is shown until then is complete."""

@@ -199,8 +199,9 @@ class _Pass:
                 frame_clock = OrderClock(picture, delay=measure_delay(container, picture, limits=self._limits))
                 container.seek(0)
             extent = self._extent(container, streams)
-            for stream in tracks or ([hidden] if hidden is not None else []):
-                self._watch(stream, known=extent.by_us is None)
+            for stream in (*tracks, hidden):
+                if stream is not None:
+                    self._watch(stream, known=extent.by_us is None)
             packets = SegmentPackets(container, streams, extent, texts=texts, text=gather.text)
             sounds = Sounds(sound, gather, limits=self._limits) if sound is not None else None
             pictures = None

@@ -166,9 +166,10 @@ class _Channel:
 
     def put(self, time_us: int, character: str) -> None:
         """Write where the cursor is. Beyond the last column the last character is written over."""
-        if self._mode is None and not self._text:
+        if self._text:
+            return
+        if self._mode is None:
             self._line.unknown_us = time_us
-        if self._mode is None or self._text:
             return
         memory = self._hidden if self._mode is _Mode.POP_ON else self._shown
         row = memory.setdefault(self._row, _Row(self._row))
@@ -253,7 +254,8 @@ class _Channel:
         if all(first <= column < last for column in row.cells):
             del memory[self._row]
             self._close(time_us)
-        for column in range(first, last) if self._row in memory else ():
+            return
+        for column in range(first, last):
             row.cells.pop(column, None)
 
     def _roll_up(self, time_us: int, *, depth: int) -> None:
@@ -269,11 +271,12 @@ class _Channel:
     def _return(self, time_us: int) -> None:
         if self._mode is None:  # only captions that roll up have this code
             self._mode = _Mode.ROLL_UP
-        if self._mode is _Mode.ROLL_UP and not self._depth_known:
+        if self._mode is not _Mode.ROLL_UP:
+            return
+        if not self._depth_known:
             self._line.unknown_us = time_us
-        if self._mode is _Mode.ROLL_UP:
-            self._move(time_us, -1, base=self._row)
-            self._column = 0
+        self._move(time_us, -1, base=self._row)
+        self._column = 0
 
     def _flip(self, time_us: int) -> None:
         """What was loaded is shown, and what was shown can be written to."""

@@ -86,11 +86,9 @@ class Stop:
                     self._breakable = True
                     batch = next(batches, None)
                     self._breakable = False
-                except KeyboardInterrupt:  # Ray's `get` makes one of whatever a handler raises, and drops the rest
-                    if self._error is not None and self.exit_code is None:
-                        raise self._error from None
+                except KeyboardInterrupt as stopped:  # `Stopped`, or Ray's: its `get` heeds nothing else of a handler
                     if self.exit_code is None:
-                        raise
+                        raise (self._error or stopped) from None
                     break
                 except Exception:
                     if self.exit_code is None:  # else: who stops all processes at once stops Ray's too
