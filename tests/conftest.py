@@ -39,12 +39,15 @@ def ray_cluster() -> Iterator[None]:
     """
     import ray
 
+    from vidproc.pipeline.cluster import KEEP_WORKERS
+
     path = os.pathsep.join(filter(None, [str(PLANTED), os.environ.get("PYTHONPATH")]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as where `train` starts Ray itself
         often = {"metrics_report_interval_ms": 2000}  # in place of 10 s: tests of metrics wait for it
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _system_config=often)
+        settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(num_cpus=2, _system_config=KEEP_WORKERS | often, **settings)
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from labelling import Tables, assert_same, check, command, environment, event, events, read, run
+from labelling import ALL, Tables, assert_same, check, command, environment, event, events, read, run
 
 from vidproc.errors import StorageFull, StorageRefused
 from vidproc.pipeline import failures
@@ -112,6 +112,33 @@ def test_a_folder_of_rays_that_fills_up(archive: Path, undisturbed: Tables, tmp_
     found = read(str(tmp_path / "tables"))
     check(found)
     assert_same(found, undisturbed)
+
+
+@pytest.mark.slow
+def test_an_object_store_that_spills_into_a_full_disk(tmp_path: Path) -> None:
+    """Pictures of more bytes than Ray's object store holds, and a disk for the rest that does not hold that either."""
+    if not own_mounts():
+        pytest.skip("mounting a small file system is not allowed here")
+    make_archive(tmp_path / "archive", plain=8, sharded=0, seconds=30)
+    shutil.rmtree(tmp_path / "archive" / "broken")
+    small, result = tmp_path / "small", tmp_path / "result"
+    small.mkdir()
+    result.mkdir()
+    line = command(tmp_path / "archive", tmp_path / "tables", *FAST, annotators=ALL)
+    script = ["unshare", "--mount", "bash", "-c", IN_ITS_OWN_MOUNTS, "-", "8m", str(small), str(result), *line]
+    store = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(76 << 20), "RAY_object_spilling_directory": str(small)}
+    subprocess.run(script, env=environment() | store, check=True, timeout=900)
+    told = (result / "first").read_text()
+    assert (result / "first.code").read_text().strip() == "1", told[-3000:]
+    failed = events(told)[-1]
+    assert failed["error"] == "StorageFull" and "free space" in failed["message"], failed
+    again = (result / "second").read_text()
+    assert (result / "second.code").read_text().strip() == "0", again[-3000:]
+    undisturbed = run(command(tmp_path / "archive", tmp_path / "undisturbed", *FAST, annotators=ALL))
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+    found = read(str(tmp_path / "tables"))
+    check(found)
+    assert_same(found, read(str(tmp_path / "undisturbed")))
 
 
 class _WornByRay(Exception):

@@ -94,7 +94,10 @@ def test_calibration_is_written_where_label_finds_it(ray_cluster: None, scenes: 
         ({"weights": "demo:objects", "crops": "3"}, "use 1"),
     ],
 )
-def test_what_cannot_be_measured_is_told(ray_cluster: None, scenes: Path, more: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_measured_is_told_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, scenes: Path, more: dict[str, Any], message: str
+) -> None:
+    monkeypatch.delattr("vidproc.train.evaluate.connected")
     given = options(scenes, weights="demo:objects").model_dump() | more
     with pytest.raises(UsageError, match=message):
         evaluate(OutputOptions(**given))

@@ -68,6 +68,7 @@ def fits(url: str, network: nn.Module) -> None:
     network.load_state_dict(safetensors.torch.load_file(url), strict=True)
 
 
+@pytest.mark.slow
 def test_a_detector(ray_cluster: None, here: Path) -> None:
     held = drawn_boxes.HELD_OUT
     drawn_boxes.write_coco(here / "boxes", seeds=[*range(8), held, held + 1], size=32)

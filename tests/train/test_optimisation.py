@@ -14,7 +14,8 @@ from vidproc.command import parse
 from vidproc.errors import UsageError
 from vidproc.train.loop import SMOOTHED
 from vidproc.train.mixup import mixup
-from vidproc.train.optimisation import Optimisation, OptimiserOptions, Step
+from vidproc.train.optimisation import Optimisation, Step
+from vidproc.train.options import OptimiserOptions
 from vidproc.train.schedule import ScheduleOptions
 
 EVERY = ("sgd", "nesterov", "adam", "adamw")

@@ -14,7 +14,7 @@ def test_a_depth_between_two_networks_is_refused() -> None:
         network_of("plain", 21)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_shallow_networks_need_no_residuals(one_thread: None, seed: int) -> None:
     """At 8 layers all of them learn."""
     assert all(final_loss(kind, depth=8, seed=seed) < 0.3 * KNOWS_NOTHING for kind in KINDS)

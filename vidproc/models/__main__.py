@@ -1,11 +1,11 @@
-"""List the networks of the zoo: `python -m vidproc.models [--json]`.
+"""List the networks of the zoo: `python -m vidproc.models [--json] [name …]`.
 
 Sizes are counted here, on networks without memory; accuracies are the authors' own, of their published weights.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,9 +19,12 @@ from vidproc.models.zoo import ZOO, Entry
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one list of objects in place of a table")
-    as_json = parser.parse_args().json
-    rows = list(listing())
-    if as_json:
+    parser.add_argument("names", nargs="*", metavar="name", help="networks to list (default: all)")
+    given = parser.parse_args()
+    if unknown := sorted(set(given.names) - set(ZOO)):
+        parser.error(f"there is no {', '.join(unknown)} in the zoo: leave out names to list all")
+    rows = list(listing(given.names or ZOO))
+    if given.json:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'name':<24}{'params M':>9}{'GMACs':>9}  {'input':<18}{'licence':<16}weights, and their authors' accuracy")
@@ -34,9 +37,10 @@ def main() -> None:
         )
 
 
-def listing() -> Iterator[dict[str, Any]]:
-    """One object a network: name, params_m, gmacs, input, licence (of its first weights), source, weights."""
-    for name, entry in ZOO.items():
+def listing(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """One object a network of `ZOO`: name, params_m, gmacs, input, licence (of its first weights), source, weights."""
+    for name in names:
+        entry = ZOO[name]
         network = on_paper(entry)
         weights = published_for(name)
         yield {

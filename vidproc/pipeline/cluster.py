@@ -20,7 +20,7 @@ import psutil
 from vidproc.command import log
 from vidproc.errors import StorageFull, UsageError
 
-_KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
+KEEP_WORKERS = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 30_000}
 """Light steps run beside decoding, in more processes than cores: keep them, a new one costs a second of a core."""
 _END_WORKERS = {"num_workers_soft_limit": 0}
 """Each process that Ray keeps wakes 100 times a second, 0.9 % of a core, whether it does something or not."""
@@ -102,20 +102,23 @@ def _appears(booked: Mapping[str, float], wait_s: float) -> bool:
 
 
 @contextmanager
-def connected(*, workers_speak: bool = True, keep_workers: bool = True) -> Iterator[Cluster]:
+def connected(
+    *, workers_speak: bool = True, keep_workers: bool = True, needs: str = "vidproc.pipeline.execution"
+) -> Iterator[Cluster]:
     """Join the cluster that this process was submitted to (RAY_ADDRESS), or start Ray on this machine for this job.
 
     `workers_speak`: what workers print is printed here too. `keep_workers`: idle ones too, if Ray is started here.
+    `needs`: the module that is imported while Ray starts.
     """
     import ray
 
-    importing = threading.Thread(target=importlib.import_module, args=("vidproc.pipeline.execution",), daemon=True)
+    importing = threading.Thread(target=importlib.import_module, args=(needs,), daemon=True)
     importing.start()
     joined = ray.is_initialized()
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": workers_speak}
     if not joined and not os.environ.get("RAY_ADDRESS"):
         check_room()
-        kept = _KEEP_WORKERS if keep_workers else _END_WORKERS
+        kept = KEEP_WORKERS if keep_workers else _END_WORKERS
         settings |= {"include_dashboard": False, "num_cpus": _cores(), "_system_config": kept}
     if not joined:
         _start(settings)

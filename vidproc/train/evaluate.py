@@ -77,14 +77,17 @@ def evaluate(config: OutputOptions) -> int:
     if not examples.num_rows:
         raise UsageError(f"no example is in the split {split!r}: choose --split, or look at --held-out")
     _check_known(examples, weights)
+    if config.calibrate is not None and "://" not in config.weights and not Path(config.weights).exists():
+        raise UsageError(f"--calibrate changes a sidecar, and {config.weights} has none of its own: name a checkpoint")
     crops = int(config.crops)
-    with connected(workers_speak=False) as cluster:
-        from vidproc.train.scoring import scored  # Ray Data is being imported while Ray starts
+    view = evaluation_view(weights, crops=crops)
+    with connected(workers_speak=False, needs="vidproc.train.scoring") as cluster:
+        from vidproc.train.scoring import scored
 
         found = scored(
             examples,
             weights,
-            evaluation_view(weights, crops=crops),
+            view,
             samples=config.samples,
             crops=crops,
             corruptions=config.corruptions,
@@ -127,8 +130,6 @@ def evaluation_view(weights: Weights, *, crops: int) -> Frames | Clips | Audio:
 
 def _calibrate(config: OutputOptions, weights: Weights, found: Scored) -> tuple[Weights, Scored]:
     """Fit on a share of the examples, say what it does to the others, and write it into the sidecar."""
-    if "://" not in config.weights and not Path(config.weights).exists():
-        raise UsageError(f"--calibrate changes a sidecar, and {config.weights} has none of its own: name a checkpoint")
     rng = np.random.default_rng(0)
     fitting = rng.permutation(len(found.truth)) < round(float(config.calibrate or 0) * len(found.truth))
     if not 0 < fitting.sum() < len(fitting):

@@ -7,7 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidproc.train.optimisation import Optimisation, OptimiserOptions
+from vidproc.train.optimisation import Optimisation
+from vidproc.train.options import OptimiserOptions
 from vidproc.train.schedule import ScheduleOptions
 
 Batch = tuple[Tensor, Tensor]

@@ -3,38 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidproc.command import Options
 from vidproc.errors import UsageError
 from vidproc.train.averaging import Average
+from vidproc.train.options import OptimiserOptions
 from vidproc.train.schedule import ScheduleOptions, rate_factor
 from vidproc.train.sharding import own, shared_as, whole
-
-
-class OptimiserOptions(Options):
-    """How gradients become weights. Norms and biases neither decay nor become sparse."""
-
-    optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = Field(
-        "adamw", description="sgd and nesterov use --momentum; adam and adamw are one, as --l2 never enters gradients"
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="the highest of the run; SGD wants about 100 times Adam's")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and nesterov")
-    l2: float = Field(0.02, ge=0, description="weight decay: each step takes this x learning rate of every weight away")
-    l1: float = Field(0.0, ge=0, description="each step takes this x learning rate off every weight's size, down to 0")
-    gradient_clip: float | None = Field(None, gt=0, description="longest gradient, over all parameters together")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average, such as 0.999; 0 is off")
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.optimiser == "nesterov" and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0: use sgd without momentum")
-        return self
 
 
 class Step(NamedTuple):

@@ -1,15 +1,14 @@
-"""The options of training, in groups, each beside what it is for. The optimiser's are in `optimisation.py`."""
+"""The options of training, in groups. What decodes examples imports them too: so nothing here imports torch."""
 
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from vidproc.command import Options
 from vidproc.models.spectrum import Listening
-from vidproc.train.optimisation import OptimiserOptions
 from vidproc.train.schedule import ScheduleOptions
 from vidproc.views import Clips, Frames, SignalView, Text, view_from_json
 
@@ -106,6 +105,26 @@ class NetworkOptions(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="(Szegedy et al. 2016)")
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 mixes nothing")
     margin: dict[str, Any] = Field(default_factory=dict, description="of task embedding: kind, scale, margin, size")
+
+
+class OptimiserOptions(Options):
+    """How gradients become weights. Norms and biases neither decay nor become sparse."""
+
+    optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = Field(
+        "adamw", description="sgd and nesterov use --momentum; adam and adamw are one, as --l2 never enters gradients"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the run; SGD wants about 100 times Adam's")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and nesterov")
+    l2: float = Field(0.02, ge=0, description="weight decay: each step takes this x learning rate of every weight away")
+    l1: float = Field(0.0, ge=0, description="each step takes this x learning rate off every weight's size, down to 0")
+    gradient_clip: float | None = Field(None, gt=0, description="longest gradient, over all parameters together")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average, such as 0.999; 0 is off")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.optimiser == "nesterov" and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0: use sgd without momentum")
+        return self
 
 
 class RunOptions(Options):

@@ -23,7 +23,6 @@ from vidproc.train.augment import BY_THE_TASK, Augment
 from vidproc.train.examples import found_categories, read_examples
 from vidproc.train.feed import Feed, Look
 from vidproc.train.options import TrainConfig
-from vidproc.train.result import check_describable, save_result
 from vidproc.views import Frames
 
 
@@ -39,7 +38,7 @@ def run(config: TrainConfig) -> int:
     if config.task != "restoration":
         categories = found_categories(examples, config, strangers=config.task == "embedding")
     # Ray Train's actors say much that nobody needs
-    with connected(workers_speak=False, keep_workers=False) as cluster:
+    with connected(workers_speak=False, keep_workers=False, needs="vidproc.train.worker") as cluster:
         if cluster.here:  # which nobody reclaims; the watcher takes half a core while the first steps are trained
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         return _train(config, store, examples, categories, cluster)
@@ -86,6 +85,7 @@ def _train(config: TrainConfig, store: Store, examples: pa.Table, categories: tu
     import ray.train
 
     from vidproc.train.progress import Progress, shown
+    from vidproc.train.result import check_describable, save_result
     from vidproc.train.tasks import TASKS
     from vidproc.train.worker import Job
 
