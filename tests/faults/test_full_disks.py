@@ -1,5 +1,6 @@
 """Disks that are full: told in words, exit 1, and the same command goes on once there is room."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from labelling import ALL, Tables, assert_same, check, command, environment, event, events, read, run
+from labelling import Tables, assert_same, check, command, environment, event, events, read, run
 
 from vidproc.errors import StorageFull, StorageRefused
+from vidproc.models.sidecar import DEMO
 from vidproc.pipeline import failures
 from vidproc.pipeline.cluster import check_room
 from vidproc.train.archive import make_archive
@@ -114,27 +116,37 @@ def test_a_folder_of_rays_that_fills_up(archive: Path, undisturbed: Tables, tmp_
     assert_same(found, undisturbed)
 
 
+def that_sees_much(folder: Path) -> Path:
+    """Weights for which a segment of 30 s is 40 MB of pixels."""
+    shutil.copyfile(DEMO / "objects.safetensors", folder / "objects.safetensors")
+    sidecar = json.loads((DEMO / "objects.safetensors.json").read_text())
+    sidecar["view"] |= {"fps": 12, "picture": {"resize": [192, 192]}}
+    (folder / "objects.safetensors.json").write_text(json.dumps(sidecar))
+    return folder / "objects.safetensors"
+
+
 @pytest.mark.slow
 def test_an_object_store_that_spills_into_a_full_disk(tmp_path: Path) -> None:
     """Pictures of more bytes than Ray's object store holds, and a disk for the rest that does not hold that either."""
     if not own_mounts():
         pytest.skip("mounting a small file system is not allowed here")
-    make_archive(tmp_path / "archive", plain=8, sharded=0, seconds=30)
+    make_archive(tmp_path / "archive", plain=6, sharded=0, seconds=30)
     shutil.rmtree(tmp_path / "archive" / "broken")
     small, result = tmp_path / "small", tmp_path / "result"
     small.mkdir()
     result.mkdir()
-    line = command(tmp_path / "archive", tmp_path / "tables", *FAST, annotators=ALL)
+    asked = (*FAST, "--weights", f"objects={that_sees_much(tmp_path)}")
+    line = command(tmp_path / "archive", tmp_path / "tables", *asked, annotators=["objects"])
     script = ["unshare", "--mount", "bash", "-c", IN_ITS_OWN_MOUNTS, "-", "8m", str(small), str(result), *line]
     store = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(76 << 20), "RAY_object_spilling_directory": str(small)}
     subprocess.run(script, env=environment() | store, check=True, timeout=900)
     told = (result / "first").read_text()
     assert (result / "first.code").read_text().strip() == "1", told[-3000:]
     failed = events(told)[-1]
-    assert failed["error"] == "StorageFull" and "free space" in failed["message"], failed
+    assert failed["error"] == "StorageFull" and "Local disk is full" in failed["message"], failed
     again = (result / "second").read_text()
     assert (result / "second.code").read_text().strip() == "0", again[-3000:]
-    undisturbed = run(command(tmp_path / "archive", tmp_path / "undisturbed", *FAST, annotators=ALL))
+    undisturbed = run(command(tmp_path / "archive", tmp_path / "undisturbed", *asked, annotators=["objects"]))
     assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
     found = read(str(tmp_path / "tables"))
     check(found)

@@ -28,7 +28,7 @@ def library() -> Path:
     places = [Path(found.origin).parent / "vendor/libfaketime/src/libfaketime.so.1"] if found and found.origin else []
     places += Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
     if (there := next((place for place in places if place.exists()), None)) is None:
-        pytest.skip("no libfaketime here")
+        pytest.skip("no libfaketime here: uv pip install --group clocks")
     return there
 
 

@@ -132,15 +132,21 @@ def in_our_words(place: str, error: BaseException) -> VidprocError | None:
 def refused(place: str, error: BaseException) -> StorageRefused | None:
     """The error that says so if storage does not accept who asks (expired, wrong or no credentials; a wrong clock)."""
     code = code_of(error)
+    if not code and "Credential" in type(error).__name__:
+        code = type(error).__name__
+    return refusal(place, code, error)
+
+
+def refusal(place: str, code: str, error: object) -> StorageRefused | None:
+    """The error for an S3 code, or the name of a client's error, that is about who asks; None for any other."""
     if code == "RequestTimeTooSkewed":
         return StorageRefused(
             f"{place}: storage refuses requests because this machine's clock is wrong ({error}): set it (NTP), then "
             "run the same command again"
         )
-    if code in _REFUSALS or "Credential" in type(error).__name__:
-        what = code or type(error).__name__
+    if code in _REFUSALS or "Credential" in code:
         return StorageRefused(
-            f"{place}: storage does not accept this process's credentials ({what}: {error}): renew them, then run the "
+            f"{place}: storage does not accept this process's credentials ({code}: {error}): renew them, then run the "
             "same command again; what is committed is kept"
         )
     return None

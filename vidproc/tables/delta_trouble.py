@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vidproc.errors import StorageRefused
-from vidproc.media.patience import CutOff, patiently
+from vidproc.media.patience import CutOff, patiently, refusal
 
 _CODE = re.compile(r"<Code>\s*(\w+)")
 _STATUS = re.compile(r"\b([45]\d\d) [A-Z][a-z]+")
@@ -39,7 +39,8 @@ def _typed(url: str, error: OSError) -> Exception:
     """What Python would have raised."""
     text = re.sub(r"\s*↳\s*", ": ", _COLOUR.sub("", str(error))).strip()
     if (code := _CODE.search(text)) and code[1] not in ("SlowDown", "InternalError", "ServiceUnavailable"):
-        return StorageRefused(f"{url}: storage refuses ({code[1]}): {text}: allow it, then run the same command again")
+        said = f"{url}: storage refuses ({code[1]}): {text}: allow it, then run the same command again"
+        return refusal(url, code[1], text) or StorageRefused(said)
     if "privileges" in text:
         return PermissionError(text)
     if number := _ERRNO.search(text):
