@@ -4,13 +4,13 @@ BIN := .venv/bin
 
 .PHONY: setup demo demo-train test test-slow check lock
 
-setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages
+setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages, for development too
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements-dev.lock pyproject.toml
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv || $(PYTHON) -m pip install --quiet uv
 	@PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin"; \
 	  uv venv --quiet --allow-existing --python ">=3.11" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -32,7 +32,11 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
-lock:  ## after a change of dependencies in pyproject.toml
-	PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin" uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	  --python-version 3.11 --universal --quiet -o requirements.lock
+COMPILE = PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin" uv pip compile pyproject.toml --extra lineage --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --python-version 3.11 --universal --quiet
+
+lock:  ## after a change of dependencies in pyproject.toml: what runs, and with it what develops
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock

@@ -37,6 +37,13 @@ def test_packages_are_those_of_the_lock() -> None:
     assert "://" not in DOCKERFILE and "--index-url" not in DOCKERFILE
 
 
+def test_the_image_runs_the_versions_that_were_tested_and_no_tools() -> None:
+    entries = module("cluster/cpu_lock.py").entries
+    runs, develops = (set(entries(lock)) for lock in (LOCK, (ROOT / "requirements-dev.lock").read_text()))
+    assert runs < develops
+    assert not {name for name, _ in runs} & {"deptry", "mypy", "pytest", "ruff"}
+
+
 def test_base_is_the_locked_python() -> None:
     (base,) = [text for text in of("ARG") if text.startswith("PYTHON_IMAGE=")]
     assert base.removeprefix("PYTHON_IMAGE=").startswith("python:3.11-") and "latest" not in base
