@@ -34,7 +34,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
-COMPILE = PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin" uv pip compile pyproject.toml --extra lineage --generate-hashes \
+COMPILE = PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin" uv pip compile pyproject.toml --all-extras --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --python-version 3.11 --universal --quiet
 
 lock:  ## after a change of dependencies in pyproject.toml: what runs, and with it what develops

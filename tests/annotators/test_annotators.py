@@ -7,17 +7,19 @@ import sys
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from lettering import lettered
 from random_weights import MADE, shared_by_tests
 
 from vidproc.annotators import ANNOTATORS
 from vidproc.annotators.base import Annotator
+from vidproc.annotators.ocr import PictureText
 from vidproc.errors import UsageError
 from vidproc.media.samples import SPAN, Samples
 from vidproc.media.sampling import target_times
 from vidproc.schema import COMMON, TABLES
 from vidproc.views import Audio, Text, View
 
-WITHOUT_WEIGHTS = {"quality", "shots", "text"}
+WITHOUT_WEIGHTS = {"ocr", "quality", "shots", "text"}
 
 
 NAMES = [name for name in ANNOTATORS if name != "faces"]
@@ -36,7 +38,10 @@ def offline(name: str) -> Annotator:
 
 
 def noise_samples(view: View, *, count: int, seed: int = 0) -> Samples:
-    """`count` samples of noise from time 0 (of sound: `count` seconds), in memory that must not be written."""
+    """`count` samples of noise from time 0 (of sound: `count` seconds), in memory that must not be written.
+
+    With a word on it where words are looked for.
+    """
     rng = np.random.default_rng(seed)
     if isinstance(view, Audio):
         data = rng.integers(-3000, 3000, (count * view.rate, view.channels)).astype(np.int16)
@@ -44,6 +49,11 @@ def noise_samples(view: View, *, count: int, seed: int = 0) -> Samples:
     elif isinstance(view, Text):
         data = np.array([(2, "eng", f"word {rng.integers(1000)}") for _ in range(count)], SPAN)
         starts, spans = np.arange(count) * 1_000_000, 1_500_000
+    elif view == PictureText.view:
+        data = np.stack([lettered({300: f"word {seed}"}, seed=number) for number in range(count)] or [np.empty(0)])[
+            :count
+        ]
+        starts, spans = np.arange(count) * view.stride_us, view.span_us
     else:
         data = rng.integers(0, 256, (count, *view.sample_shape), dtype=np.uint8)
         starts, spans = np.arange(count) * view.stride_us, view.span_us

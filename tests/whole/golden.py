@@ -36,6 +36,8 @@ from vidproc.tables.gallery import add_person
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SHIPPED = ("actions", "detections", "embeddings", "objects", "quality", "shots", "text")
+ALL = tuple(name for name in ANNOTATORS if name != "ocr")
+"""Half a second a frame for nothing: no words are drawn."""
 TOLERANCE = 1e-4
 NOT_OF_THE_LABELS = {"runs", "evaluations", "forgotten"}
 FLEETING = {
@@ -75,7 +77,7 @@ class Settled:
         for name, vector in zip(("ann", "bob"), np.eye(8, dtype=np.float32), strict=False):
             add_person(self.gallery, person(name, [vector]), embedder=embedder)
 
-    def options(self, tables: str, annotators: tuple[str, ...] = tuple(ANNOTATORS)) -> dict[str, Any]:
+    def options(self, tables: str, annotators: tuple[str, ...] = ALL) -> dict[str, Any]:
         """Of the label job, by name."""
         faces = {"gallery": self.gallery, "purpose": PURPOSE} if "faces" in annotators else {}
         return {
@@ -95,7 +97,7 @@ class Settled:
             flags += [f"--{name.replace('_', '-')}", *map(str, pairs if isinstance(pairs, list | tuple) else [pairs])]
         return flags
 
-    def run(self, tables: str, annotators: tuple[str, ...] = tuple(ANNOTATORS), **more: Any) -> Tables:
+    def run(self, tables: str, annotators: tuple[str, ...] = ALL, **more: Any) -> Tables:
         """Label the archive; returns all tables."""
         given = self.options(tables, annotators)
         code = label.run(LabelConfig(**given | more))

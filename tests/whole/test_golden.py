@@ -14,10 +14,9 @@ import duckdb
 import pytest
 from pipeline.labelling import JOB, Tables, check, environment, read, started, wait_until
 from whole import golden
-from whole.golden import GOLDEN, SHIPPED, TOLERANCE, Settled, differences, furthest, keys
+from whole.golden import ALL, GOLDEN, SHIPPED, TOLERANCE, Settled, differences, furthest, keys
 from whole.rules import FILLED, RULES, broken
 
-from vidproc.annotators import ANNOTATORS
 from vidproc.errors import UsageError
 from vidproc.tables.checking import check as check_tables
 from vidproc.tables.query import connect
@@ -63,7 +62,7 @@ def test_every_annotator_fills_its_tables_and_check_proves_them(settled: Settled
     done = check_tables(str(settled.folder / "first"))
     assert not done.findings
     assert all(done.rows[name] for name in FILLED)
-    assert {row["annotator"] for row in first["ledger"]} == set(ANNOTATORS)
+    assert {row["annotator"] for row in first["ledger"]} == set(ALL)
     assert {row["task"] for row in first["labels"]} == {"action", "object", "scene", "audio", "event"}
 
 

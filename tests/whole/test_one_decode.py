@@ -78,7 +78,7 @@ def settings(*names: str) -> Settings:
 
 
 def _weights(name: str) -> str | None:
-    if name in ("quality", "shots", "text"):
+    if name in ("ocr", "quality", "shots", "text"):
         return None
     return shared_by_tests(name) if name in MADE else "demo"
 

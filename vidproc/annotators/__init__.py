@@ -10,6 +10,7 @@ from vidproc.annotators.embeddings import Embeddings
 from vidproc.annotators.faces import Faces
 from vidproc.annotators.fusion import Fusion
 from vidproc.annotators.objects import Objects
+from vidproc.annotators.ocr import PictureText
 from vidproc.annotators.quality import Quality
 from vidproc.annotators.scenes import Scenes
 from vidproc.annotators.shots import Shots
@@ -37,6 +38,7 @@ ANNOTATORS: dict[str, Factory] = {
     "faces": Faces.from_spec,
     "fusion": Fusion.from_spec,
     "objects": Objects.from_spec,
+    "ocr": PictureText.from_spec,
     "quality": Quality.from_spec,
     "scenes": Scenes.from_spec,
     "shots": Shots.from_spec,

@@ -1,7 +1,7 @@
 """What is written: subtitles, captions and chapter titles with their spans, and the container's metadata, into `text`.
 
-Nothing is read off the picture: subtitles that are stored as pictures (DVD, Blu-ray, DVB) and captions burnt into the
-frames would need character recognition, and give no rows. `videos.has_subtitles` counts them all the same.
+Nothing is read off the picture, which `ocr` does for what is drawn into the frames: subtitles that are stored as
+pictures (DVD, Blu-ray, DVB) give no rows. `videos.has_subtitles` counts them all the same.
 """
 
 import json

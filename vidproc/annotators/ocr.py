@@ -1,0 +1,212 @@
+"""What stands in the picture: titles, signs, slides, burnt-in subtitles, read off frames into `text`.
+
+PP-OCRv6's small networks, one that finds lines and one that reads them, as the package rapidocr brings them (the extra
+`ocr`; Apache-2.0; Chinese, Japanese and what is written in Latin letters). A line that stays is one span, from the
+first frame in which it was read to the last; of several readings the one that stood longest counts.
+"""
+
+import hashlib
+import importlib.util
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vidproc.annotators.base import Annotation, Network, OfSegments
+from vidproc.annotators.rows import model_id, no_rows, rows_of
+from vidproc.errors import TooLarge, UsageError
+from vidproc.media.geometry import place
+from vidproc.media.markup import sanitised
+from vidproc.media.samples import MOST_SPANS, Samples
+from vidproc.models.restorer import Restorer
+from vidproc.schema import TEXT
+from vidproc.views import Frames, Picture, View, view_to_json
+
+SOURCE = "picture"
+ALIKE = 0.8
+"""Two readings of one line: twice the characters they have in common, of all that both have."""
+
+_MOST_CHARACTERS = 1_000
+"""Of one line."""
+_FILES = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
+
+Span = tuple[int, int, str]
+"""From when to when, µs, and what is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureText(OfSegments):
+    """`files`: the network that finds lines, and the one that reads them. `least_score`: of a line, from 0 to 1."""
+
+    name: ClassVar[str] = "ocr"
+    version: ClassVar[int] = 1
+    view: ClassVar[Frames] = Frames(fps=0.5, picture=Picture(resize=(720, 1280), letterbox=True))
+    views: ClassVar[tuple[View, ...]] = (view,)
+    tables: ClassVar[tuple[str, ...]] = (TEXT.name,)
+    reads: ClassVar[tuple[str, ...]] = tables
+    replaces: ClassVar[tuple[str, ...]] = tables
+
+    files: tuple[Path, Path] = field(repr=False)
+    least_score: float = 0.6
+
+    @classmethod
+    def from_spec(
+        cls,
+        weights: str | None = None,
+        *,
+        allow_licences: Sequence[str] = (),  # noqa: ARG003
+        restorer: Restorer | None = None,  # noqa: ARG003  it would take thin strokes for noise
+    ) -> Self:
+        """Raises `UsageError` where weights are named, or the extra is not installed."""
+        if weights is not None:
+            raise UsageError(f"ocr has networks of its own: leave out ocr={weights}")
+        package = importlib.util.find_spec("rapidocr")
+        if package is None or package.origin is None or importlib.util.find_spec("onnxruntime") is None:
+            raise UsageError("ocr needs packages that are not installed: pip install 'vidproc[ocr]'")
+        finder, reader = (Path(package.origin).parent / "models" / name for name in _FILES)
+        if missing := [file.name for file in (finder, reader) if not file.exists()]:
+            raise UsageError(f"this version of rapidocr brings no {', '.join(missing)}: pip install 'vidproc[ocr]'")
+        return cls(files=(finder, reader))
+
+    @property
+    def model_id(self) -> str:
+        return model_id(
+            "ppocrv6_small",
+            weights=[hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files],
+            views=[view_to_json(view) for view in self.views],
+            version=self.version,
+            settings=[self.least_score, ALIKE],
+        )
+
+    def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  another runtime than torch
+        return _Reader(self, device)
+
+    def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
+        """The segments' spans, those joined that go on across a border."""
+        found = rows[TEXT.name].sort_by([("start_us", "ascending"), ("number", "ascending")])
+        spans = zip(*(found[name].to_pylist() for name in ("start_us", "end_us", "text")), strict=True)
+        return {TEXT.name: _rows(joined(spans))}
+
+
+class _Reader:
+    def __init__(self, annotator: PictureText, device: str) -> None:
+        import onnxruntime
+        import torch
+        from rapidocr import RapidOCR
+
+        finder, reader = annotator.files
+        runtime = "EngineConfig.onnxruntime"
+        self.read: Any = RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.text_score": annotator.least_score,
+                "Global.use_cls": False,  # whether a line is upside down: in videos it hardly ever is
+                "Det.model_path": str(finder),
+                "Rec.model_path": str(reader),
+                f"{runtime}.intra_op_num_threads": torch.get_num_threads(),
+                # PyPI's onnxruntime knows no GPU; onnxruntime-gpu has the same module
+                f"{runtime}.use_cuda": device == "cuda"
+                and "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+            }
+        )
+
+    def annotate(self, segments: Sequence[Mapping[View, Samples]]) -> list[Annotation]:
+        """Rows of lines that stay within each segment as they are."""
+        return [self._annotation(segment.get(PictureText.view)) for segment in segments]
+
+    def _annotation(self, frames: Samples | None) -> Annotation:
+        if frames is None:
+            return Annotation(rows={TEXT.name: no_rows(TEXT)})
+        lines = [
+            (start, end, text)
+            for picture, start, end in zip(frames.data, frames.start_us.tolist(), frames.end_us.tolist(), strict=True)
+            for text in self._lines(picture, frames.shown)
+        ]
+        spans = joined(lines)
+        reason = TooLarge.reason if len(spans) > MOST_SPANS else None
+        return Annotation(rows={TEXT.name: _rows(spans[:MOST_SPANS])}, samples=len(frames), reason=reason)
+
+    def _lines(self, frame: npt.NDArray[np.uint8], shown: tuple[int, int] | None) -> list[str]:
+        """Of one frame, uint8 [height, width, RGB], from the upper left."""
+        if shown is not None:
+            lies = place(PictureText.view.picture, shown)
+            frame = frame[: lies.height, : lies.width]
+        found = self.read(np.ascontiguousarray(frame[..., ::-1]))  # which wants BGR
+        texts = (sanitised(text, most=_MOST_CHARACTERS) for text in found.txts or ())
+        return [text for text in texts if text]
+
+
+def _rows(spans: Sequence[Span]) -> pa.Table:
+    columns: dict[str, Any] = {"start_us": [], "end_us": [], "number": [], "text": []}
+    for _, together in groupby(spans, key=lambda span: span[0]):
+        for number, (start, end, text) in enumerate(together):
+            for name, value in zip(columns, (start, end, number, text), strict=True):
+                columns[name].append(value)
+    length = len(spans)
+    empty = dict.fromkeys(("name", "language"), pa.nulls(length, pa.string()))
+    return rows_of(TEXT, {**columns, "source": [SOURCE] * length, "stream": [0] * length, **empty})
+
+
+@dataclass
+class _Standing:
+    """A line that was read in every frame since `start_us`, and for how long as what. `order`: of its first reading."""
+
+    order: int
+    start_us: int
+    end_us: int
+    readings: Counter[str]
+
+    def __post_init__(self) -> None:
+        self.key = _key(self.text)
+
+    @property
+    def text(self) -> str:
+        return self.readings.most_common(1)[0][0]
+
+
+def joined(lines: Iterable[Span]) -> list[Span]:
+    """Lines sorted by start, those joined that follow each other without a gap and read alike; in the same order."""
+    over: list[_Standing] = []
+    standing: list[_Standing] = []
+    for start, together in groupby(enumerate(lines), key=lambda numbered: numbered[1][0]):
+        over += [one for one in standing if one.end_us < start]
+        ending = [one for one in standing if one.end_us == start]
+        standing = [one for one in standing if one.end_us > start]
+        fresh = [_Standing(order, start, end, Counter({text: end - start})) for order, (_, end, text) in together]
+        unchanged = {one.key for one in ending}
+        for line in sorted(fresh, key=lambda one: one.key not in unchanged):  # the others choose from what is left
+            if (before := _same(line, ending)) is not None:
+                ending.remove(before)
+                line.order, line.start_us, line.readings = (
+                    before.order,
+                    before.start_us,
+                    before.readings + line.readings,
+                )
+            standing.append(line)
+        over += ending
+    in_order = sorted(over + standing, key=lambda one: one.order)
+    return [(one.start_us, one.end_us, one.text) for one in in_order]
+
+
+def _same(line: _Standing, others: Sequence[_Standing]) -> _Standing | None:
+    """The one that reads most like it, if any reads alike."""
+    best, found = ALIKE, None
+    for other in others:
+        if other.key == line.key:
+            return other
+        pair = SequenceMatcher(None, other.key, line.key, autojunk=False)
+        if pair.real_quick_ratio() >= best and pair.quick_ratio() >= best and (alike := pair.ratio()) >= best:
+            best, found = alike, other
+    return found
+
+
+def _key(text: str) -> str:
+    """What is compared: spaces between words are what readers get wrong most."""
+    return "".join(text.casefold().split())
