@@ -10,7 +10,7 @@ setup: .venv/.ready  ## a virtual environment with the pinned, hashed packages, 
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv || $(PYTHON) -m pip install --quiet uv
 	@PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin"; \
 	  uv venv --quiet --allow-existing --python ">=3.11" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements-dev.lock && \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
