@@ -188,6 +188,7 @@ def test_kill_of_a_part_of_the_run(archive: Path, everything: Undisturbed, tmp_p
     assert_undisturbed(str(tmp_path / "tables"), everything.tables)
 
 
+@pytest.mark.slow
 def test_second_driver_is_refused_while_the_first_runs(archive: Path, quality: Undisturbed, tmp_path: Path) -> None:
     line = command(archive, tmp_path / "tables", "--lease-s", "5")
     with started(line, tmp_path / "log") as first:

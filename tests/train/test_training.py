@@ -101,6 +101,7 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(
         run(config(clips, undisturbed.parent, learning_rate=0.02))
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_before_its_result_was_written_writes_it(undisturbed: Path, clips: Path) -> None:
     files = [undisturbed / f"network.safetensors{ending}" for ending in ("", ".json")]
     before = [file.read_bytes() for file in files]
