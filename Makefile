@@ -21,7 +21,7 @@ demo-train: setup  ## train a network on drawn videos with two workers, label ot
 	$(BIN)/python -m vidproc.train.demo
 
 test: setup  ## in one process a core what needs neither Ray nor the S3 server; then the rest, one after another
-	$(BIN)/python -m pytest -m "not slow and not alone" -n logical --durations 15 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone" -n logical --durations 15 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "not slow and alone" --durations 60 --durations-min 5
 
 test-slow: setup  ## kill storms, poison, whole archives: minutes to an hour

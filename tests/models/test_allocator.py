@@ -19,8 +19,8 @@ def work():
     widths = ((3, 16), (16, 16), (16, 32), (32, 32))
     layers = [layer for w, o in widths for layer in (nn.Conv2d(w, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())]
     network, pictures = nn.Sequential(*layers), torch.rand(8, 3, 128, 128)
-    for step in range(20):
-        if step == 10:
+    for step in range(10):
+        if step == 5:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         network(pictures).square().mean().backward()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -38,7 +38,7 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     for mode in ("keep", "leave"):
         told = subprocess.run([sys.executable, "-c", _FAULTS, mode], check=True, capture_output=True, text=True).stdout
         faults[mode] = int(told.split()[-1])
-    assert faults["leave"] > 10_000
+    assert faults["leave"] > 5_000
     assert faults["keep"] < faults["leave"] / 2
 
 

@@ -253,6 +253,7 @@ def test_kill_between_the_last_segment_and_derive(archive: Path, quality: Undist
     ]
 
 
+@pytest.mark.slow
 def test_terminated_run_publishes_and_ends_with_143(archive: Path, quality: Undisturbed, tmp_path: Path) -> None:
     line = command(archive, tmp_path / "tables", *FAST)
     with started(line, tmp_path / "log") as driver:

@@ -124,6 +124,7 @@ def test_canary_that_comes_out_wrong_stops_before_anything_is_committed(
     assert (only["status"], only["exit_code"], only["deferred"]) == ("failed", 5, 2)
 
 
+@pytest.mark.slow
 def test_canary_that_comes_out_right_lets_the_run_go_on(
     ray_cluster: None, archive: tuple[Path, list[Truth]], tmp_path: Path
 ) -> None:

@@ -204,7 +204,7 @@ def test_one_forward_trains_network_and_directions_under_ddp(one_thread: None) -
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["arcface", "cosface"])
+@pytest.mark.parametrize("kind", ["arcface", pytest.param("cosface", marks=pytest.mark.slow)])
 def test_training_learns_to_tell_strangers_apart(kind: str, one_thread: None) -> None:
     """150 steps on 100 identities; `tests/bench/small_tasks.py` takes 600 on 300."""
     held, task = identities(first=HELD_OUT, count=50, takes=6), embedding(kind, identities=100)

@@ -92,6 +92,7 @@ def test_a_step_s_batch_is_always_the_same() -> None:
     assert min(levels) < 15 and max(levels) > 30, "patches have noise of their own"
 
 
+@pytest.mark.slow
 def test_time_becomes_steps() -> None:
     few, more = (steps_in(minutes, drawn(1, size=64)) for minutes in (0.0, 5.0))
     assert few == 10 and more > few
@@ -172,6 +173,7 @@ def test_median(size: int) -> None:
     assert found.shape == x.shape and float(found[0, 1, 4, 6]) == pytest.approx(float(expected))
 
 
+@pytest.mark.slow
 def test_the_effect_on_labels_is_measured_in_pairs() -> None:
     found = accuracies(resolve_restorer("demo"), scenes=2, sigmas=(0.0, 50.0))
     assert set(found) == {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from torch.utils.tensorboard import SummaryWriter
 
 from vidproc.train.options import TrainConfig
 
@@ -17,6 +16,8 @@ class Tracker:
     """Of the first worker. Event files lie in the training's folder, in an object store since the last epoch's end."""
 
     def __init__(self, config: TrainConfig) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second and a half, of one process
+
         self._config = config
         self._filesystem, path = fsspec.core.url_to_fs(f"{config.folder}/tensorboard")
         self._remote = None if "file" in self._filesystem.protocol else path
