@@ -1,6 +1,7 @@
 """Words in pictures: what is read, and how readings of many frames become spans."""
 
 import importlib.util
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from lettering import lettered
 
 from vidproc.annotators.ocr import PictureText, joined
-from vidproc.errors import TooLarge, UsageError
+from vidproc.errors import TooLarge, UsageError, WeightsError
 from vidproc.media.samples import MOST_SPANS, Samples
 from vidproc.schema import TEXT
 
@@ -64,6 +65,11 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'vidproc\[ocr\]'"):
         PictureText.from_spec()
+
+
+def test_a_node_with_other_networks_is_told(annotator: PictureText) -> None:
+    with pytest.raises(WeightsError, match="one rapidocr everywhere"):
+        replace(annotator, sha256=("0", "1")).load("cpu")
 
 
 def test_weights_are_refused() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from vidproc.annotators.base import Annotation, Network, OfSegments
 from vidproc.annotators.rows import model_id, no_rows, rows_of
-from vidproc.errors import TooLarge, UsageError
+from vidproc.errors import TooLarge, UsageError, WeightsError
 from vidproc.media.geometry import place
 from vidproc.media.markup import sanitised
 from vidproc.media.samples import MOST_SPANS, Samples
@@ -29,7 +29,6 @@ from vidproc.models.restorer import Restorer
 from vidproc.schema import TEXT
 from vidproc.views import Frames, Picture, View, view_to_json
 
-SOURCE = "picture"
 ALIKE = 0.8
 """Two readings of one line: twice the characters they have in common, of all that both have."""
 
@@ -43,7 +42,7 @@ Span = tuple[int, int, str]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureText(OfSegments):
-    """`files`: the network that finds lines, and the one that reads them. `least_score`: of a line, from 0 to 1."""
+    """`sha256`: of the network that finds lines, and the one that reads them. `least_score`: of a line, from 0 to 1."""
 
     name: ClassVar[str] = "ocr"
     version: ClassVar[int] = 1
@@ -53,7 +52,7 @@ class PictureText(OfSegments):
     reads: ClassVar[tuple[str, ...]] = tables
     replaces: ClassVar[tuple[str, ...]] = tables
 
-    files: tuple[Path, Path] = field(repr=False)
+    sha256: tuple[str, ...]
     least_score: float = 0.6
 
     @classmethod
@@ -67,26 +66,24 @@ class PictureText(OfSegments):
         """Raises `UsageError` where weights are named, or the extra is not installed."""
         if weights is not None:
             raise UsageError(f"ocr has networks of its own: leave out ocr={weights}")
-        package = importlib.util.find_spec("rapidocr")
-        if package is None or package.origin is None or importlib.util.find_spec("onnxruntime") is None:
-            raise UsageError("ocr needs packages that are not installed: pip install 'vidproc[ocr]'")
-        finder, reader = (Path(package.origin).parent / "models" / name for name in _FILES)
-        if missing := [file.name for file in (finder, reader) if not file.exists()]:
-            raise UsageError(f"this version of rapidocr brings no {', '.join(missing)}: pip install 'vidproc[ocr]'")
-        return cls(files=(finder, reader))
+        return cls(sha256=_hashes(networks()))
 
     @property
     def model_id(self) -> str:
         return model_id(
             "ppocrv6_small",
-            weights=[hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files],
+            weights=self.sha256,
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.least_score, ALIKE],
         )
 
     def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  another runtime than torch
-        return _Reader(self, device)
+        """Raises `UsageError` where this node lacks the extra, `WeightsError` where it has another version of it."""
+        files = networks()
+        if _hashes(files) != self.sha256:
+            raise WeightsError("this node has other networks for ocr than the driver: install one rapidocr everywhere")
+        return _Reader(files, device, least_score=self.least_score)
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
         """The segments' spans, those joined that go on across a border."""
@@ -95,25 +92,40 @@ class PictureText(OfSegments):
         return {TEXT.name: _rows(joined(spans))}
 
 
+def networks() -> tuple[Path, ...]:
+    """The files of `_FILES` on this node. Raises `UsageError` where the extra is not installed."""
+    package = importlib.util.find_spec("rapidocr")
+    if package is None or package.origin is None or importlib.util.find_spec("onnxruntime") is None:
+        raise UsageError("ocr needs packages that are not installed: pip install 'vidproc[ocr]'")
+    found = tuple(Path(package.origin).parent / "models" / name for name in _FILES)
+    if missing := [file.name for file in found if not file.exists()]:
+        raise UsageError(f"this version of rapidocr brings no {', '.join(missing)}: pip install 'vidproc[ocr]'")
+    return found
+
+
+def _hashes(files: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+
+
 class _Reader:
-    def __init__(self, annotator: PictureText, device: str) -> None:
+    def __init__(self, files: Sequence[Path], device: str, *, least_score: float) -> None:
         import onnxruntime
         import torch
         from rapidocr import RapidOCR
 
-        finder, reader = annotator.files
+        finder, reader = files
         runtime = "EngineConfig.onnxruntime"
+        # PyPI's onnxruntime knows no GPU; onnxruntime-gpu has the same module
+        on_gpu = device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         self.read: Any = RapidOCR(
             params={
                 "Global.log_level": "critical",
-                "Global.text_score": annotator.least_score,
+                "Global.text_score": least_score,
                 "Global.use_cls": False,  # whether a line is upside down: in videos it hardly ever is
                 "Det.model_path": str(finder),
                 "Rec.model_path": str(reader),
                 f"{runtime}.intra_op_num_threads": torch.get_num_threads(),
-                # PyPI's onnxruntime knows no GPU; onnxruntime-gpu has the same module
-                f"{runtime}.use_cuda": device == "cuda"
-                and "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+                f"{runtime}.use_cuda": on_gpu,
             }
         )
 
@@ -144,14 +156,18 @@ class _Reader:
 
 
 def _rows(spans: Sequence[Span]) -> pa.Table:
-    columns: dict[str, Any] = {"start_us": [], "end_us": [], "number": [], "text": []}
-    for _, together in groupby(spans, key=lambda span: span[0]):
-        for number, (start, end, text) in enumerate(together):
-            for name, value in zip(columns, (start, end, number, text), strict=True):
-                columns[name].append(value)
-    length = len(spans)
-    empty = dict.fromkeys(("name", "language"), pa.nulls(length, pa.string()))
-    return rows_of(TEXT, {**columns, "source": [SOURCE] * length, "stream": [0] * length, **empty})
+    together = groupby(start for start, _, _ in spans)
+    columns = {
+        "start_us": [start for start, _, _ in spans],
+        "end_us": [end for _, end, _ in spans],
+        "source": ["picture"] * len(spans),
+        "stream": [0] * len(spans),
+        "number": [number for _, starts in together for number, _ in enumerate(starts)],
+        "name": [None] * len(spans),
+        "language": [None] * len(spans),
+        "text": [text for _, _, text in spans],
+    }
+    return rows_of(TEXT, columns)
 
 
 @dataclass
@@ -184,11 +200,8 @@ def joined(lines: Iterable[Span]) -> list[Span]:
         for line in sorted(fresh, key=lambda one: one.key not in unchanged):  # the others choose from what is left
             if (before := _same(line, ending)) is not None:
                 ending.remove(before)
-                line.order, line.start_us, line.readings = (
-                    before.order,
-                    before.start_us,
-                    before.readings + line.readings,
-                )
+                line.order, line.start_us = before.order, before.start_us
+                line.readings = before.readings + line.readings
             standing.append(line)
         over += ending
     in_order = sorted(over + standing, key=lambda one: one.order)
@@ -198,10 +211,11 @@ def joined(lines: Iterable[Span]) -> list[Span]:
 def _same(line: _Standing, others: Sequence[_Standing]) -> _Standing | None:
     """The one that reads most like it, if any reads alike."""
     best, found = ALIKE, None
+    pair = SequenceMatcher(None, "", line.key, autojunk=False)
     for other in others:
         if other.key == line.key:
             return other
-        pair = SequenceMatcher(None, other.key, line.key, autojunk=False)
+        pair.set_seq1(other.key)
         if pair.real_quick_ratio() >= best and pair.quick_ratio() >= best and (alike := pair.ratio()) >= best:
             best, found = alike, other
     return found
