@@ -25,6 +25,7 @@ test: setup  ## in one process a core what needs neither Ray nor the S3 server; 
 	$(BIN)/python -m pytest -m "not slow and alone" --durations 60 --durations-min 5
 
 test-slow: setup  ## kill storms, poison, whole archives: minutes to an hour
+	-@PATH="$$PATH:$$($(PYTHON) -m site --user-base)/bin"; uv pip install --quiet --python $(BIN)/python --group clocks
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
 check: setup

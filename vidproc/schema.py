@@ -201,12 +201,10 @@ TEXT = Table(
         [
             *_ANNOTATION,
             *_SPAN,
-            _key(
-                "source", pa.string()
-            ),  # subtitle, caption, chapter (its title), metadata (whole video), picture (ocr)
-            _key(
-                "stream", pa.int32()
-            ),  # of the container; of captions their channel, 1 to 4; -1: the container's own; ocr 0
+            # subtitle, caption, chapter (its title), metadata (of the whole video), picture (read off it by `ocr`)
+            _key("source", pa.string()),
+            # of the container; of captions their channel, 1 to 4; of what was read 0; -1: the container's own
+            _key("stream", pa.int32()),
             _key("number", pa.int32()),  # from 0, of those of one stream that start together
             ("name", pa.string()),  # of metadata: its key
             ("language", pa.string()),  # ISO 639-2 (terminology), as the container says

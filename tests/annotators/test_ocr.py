@@ -1,8 +1,12 @@
 """Words in pictures: what is read, and how readings of many frames become spans."""
 
 import importlib.util
+import random
+import time
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,15 +43,39 @@ def test_another_text_in_its_place_is_another_span() -> None:
     ]
 
 
+def test_what_differs_in_a_digit_is_another_line() -> None:
+    lines = [(second, second + 1, f"Score {second} : 2") for second in range(3)]
+    assert joined(lines) == lines
+
+
+def test_a_line_does_not_drift_into_another() -> None:
+    """Each is like the one before it; but what is compared is what stood longest so far."""
+    said = ["abcdefghij", "abcdefghij", "abcdefghix", "abcdefgxyx", "abcdexgxyx"]
+    assert joined((i, i + 1, text) for i, text in enumerate(said)) == [(0, 3, "abcdefghij"), (3, 5, "abcdefgxyx")]
+
+
+def test_joined_at_borders_alone() -> None:
+    lines = [(0, 2, "News"), (2, 30, "News"), (30, 32, "News")]
+    assert joined(lines, at={0, 30}) == [(0, 2, "News"), (2, 32, "News")]
+
+
+def test_among_very_many_lines_only_equal_ones_are_joined() -> None:
+    begun = time.process_time()
+    texts = ["".join(random.Random(i).choices("abcdef", k=100)) for i in range(400)]
+    lines = [(second, second + 1, text + "xyz"[second]) for second in range(3) for text in texts]
+    assert len(joined([*lines, (3, 4, texts[0] + "z")])) == 3 * len(texts)
+    assert time.process_time() - begun < 5
+
+
 def test_what_is_unchanged_goes_on_before_what_is_alike() -> None:
-    lines = [(0, 2, "Room 11 left"), (2, 4, "Room 12 left"), (2, 4, "Room 11 left")]
-    assert joined(lines) == [(0, 4, "Room 11 left"), (2, 4, "Room 12 left")]
+    lines = [(0, 2, "Room A left"), (2, 4, "Room B left"), (2, 4, "Room A left")]
+    assert joined(lines) == [(0, 4, "Room A left"), (2, 4, "Room B left")]
 
 
 def test_lines_that_are_alike_keep_apart() -> None:
     """Each goes on as the one that it is most like."""
-    lines = [(0, 2, "Room 11 left"), (0, 2, "Room 12 left"), (2, 4, "Room 12 left"), (2, 4, "Room 11 left")]
-    assert joined(lines) == [(0, 4, "Room 11 left"), (0, 4, "Room 12 left")]
+    lines = [(0, 2, "Room A left"), (0, 2, "Room B left"), (2, 4, "Room B left"), (2, 4, "Room A left")]
+    assert joined(lines) == [(0, 4, "Room A left"), (0, 4, "Room B left")]
 
 
 @given(st.lists(st.lists(st.sampled_from(["News", "Flood", "12 June"]), max_size=4), max_size=12))
@@ -68,8 +96,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_node_with_other_networks_is_told(annotator: PictureText) -> None:
-    with pytest.raises(WeightsError, match="one rapidocr everywhere"):
-        replace(annotator, sha256=("0", "1")).load("cpu")
+    with pytest.raises(WeightsError, match=r"the driver 3\.0\.0: install the same everywhere"):
+        replace(annotator, package="3.0.0").load("cpu")
 
 
 def test_weights_are_refused() -> None:
@@ -111,6 +139,16 @@ def test_what_lies_beside_a_portrait_picture_is_not_looked_at(annotator: Picture
     [annotation] = network.annotate([{PictureText.view: samples(picture, shown=(480, 720))}])
     assert annotation.rows["text"]["text"].to_pylist()[0] == "of the picture"
     assert all(len(text) < len("and of what is beside") for text in annotation.rows["text"]["text"].to_pylist())
+
+
+@pytest.mark.parametrize("shown", [(1, 720), (4000, 3)])
+def test_a_strip_is_not_enlarged_without_end(annotator: PictureText, shown: tuple[int, int]) -> None:
+    network: Any = annotator.load("cpu")
+    seen = []
+    network.read = lambda picture: seen.append(picture.shape) or SimpleNamespace(txts=None)
+    network.annotate([{PictureText.view: samples(lettered({}), shown=shown)}])
+    [(height, width, _)] = seen
+    assert max(height, width) <= 4 * min(height, width)
 
 
 def test_more_than_the_limit_is_told(annotator: PictureText, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from labelling import check, read
 
 from vidproc.pipeline import label
 from vidproc.pipeline.options import LabelConfig
+from vidproc.tables.checking import check as check_tables
 from vidproc.train.encoded import encode
 
 FPS = 2
@@ -29,4 +30,5 @@ def test_words_of_a_run(tmp_path: Path) -> None:
     found = read(config.tables)
     check(found)
     seconds = [(row["start_us"] / 1e6, row["end_us"] / 1e6, row["source"], row["text"]) for row in found["text"]]
+    assert not check_tables(config.tables).findings
     assert seconds == [(24, 36, "picture", TITLE), (28, 32, "picture", SUBTITLE)]

@@ -2,13 +2,14 @@
 
 PP-OCRv6's small networks, one that finds lines and one that reads them, as the package rapidocr brings them (the extra
 `ocr`; Apache-2.0; Chinese, Japanese and what is written in Latin letters). A line that stays is one span, from the
-first frame in which it was read to the last; of several readings the one that stood longest counts.
+first frame in which it was read to the last; of several readings the one that stood longest counts, in each segment and
+then among the segments' own. What differs in a digit is another line: prices, scores and years change one by one.
 """
 
-import hashlib
+import importlib.metadata
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -26,14 +27,18 @@ from vidproc.media.geometry import place
 from vidproc.media.markup import sanitised
 from vidproc.media.samples import MOST_SPANS, Samples
 from vidproc.models.restorer import Restorer
-from vidproc.schema import TEXT
+from vidproc.schema import LEDGER, TEXT
 from vidproc.views import Frames, Picture, View, view_to_json
 
 ALIKE = 0.8
 """Two readings of one line: twice the characters they have in common, of all that both have."""
 
-_MOST_CHARACTERS = 1_000
-"""Of one line."""
+_MOST_CHARACTERS = 200
+"""Of one line: with `MOST_SPANS` it bounds what a segment may say."""
+_MOST_PAIRS = 2_500
+"""Of lines that are compared letter by letter at one border of frames: 0.1 s. Of more, only equal ones are joined."""
+_THINNEST = 4
+"""What is read is widened until one side is at most so many times the other: rapidocr enlarges the short one to 736."""
 _FILES = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
 
 Span = tuple[int, int, str]
@@ -42,17 +47,17 @@ Span = tuple[int, int, str]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureText(OfSegments):
-    """`sha256`: of the network that finds lines, and the one that reads them. `least_score`: of a line, from 0 to 1."""
+    """`package`: the version of rapidocr, which decides what is read. `least_score`: of a line, from 0 to 1."""
 
     name: ClassVar[str] = "ocr"
     version: ClassVar[int] = 1
     view: ClassVar[Frames] = Frames(fps=0.5, picture=Picture(resize=(720, 1280), letterbox=True))
     views: ClassVar[tuple[View, ...]] = (view,)
     tables: ClassVar[tuple[str, ...]] = (TEXT.name,)
-    reads: ClassVar[tuple[str, ...]] = tables
+    reads: ClassVar[tuple[str, ...]] = (LEDGER.name, TEXT.name)
     replaces: ClassVar[tuple[str, ...]] = tables
 
-    sha256: tuple[str, ...]
+    package: str
     least_score: float = 0.6
 
     @classmethod
@@ -66,13 +71,14 @@ class PictureText(OfSegments):
         """Raises `UsageError` where weights are named, or the extra is not installed."""
         if weights is not None:
             raise UsageError(f"ocr has networks of its own: leave out ocr={weights}")
-        return cls(sha256=_hashes(networks()))
+        networks()
+        return cls(package=importlib.metadata.version("rapidocr"))
 
     @property
     def model_id(self) -> str:
         return model_id(
             "ppocrv6_small",
-            weights=self.sha256,
+            weights=self.package,
             views=[view_to_json(view) for view in self.views],
             version=self.version,
             settings=[self.least_score, ALIKE],
@@ -81,15 +87,15 @@ class PictureText(OfSegments):
     def load(self, device: str, *, compiled: bool = False) -> Network:  # noqa: ARG002  another runtime than torch
         """Raises `UsageError` where this node lacks the extra, `WeightsError` where it has another version of it."""
         files = networks()
-        if _hashes(files) != self.sha256:
-            raise WeightsError("this node has other networks for ocr than the driver: install one rapidocr everywhere")
+        if (here := importlib.metadata.version("rapidocr")) != self.package:
+            raise WeightsError(f"this node has rapidocr {here}, the driver {self.package}: install the same everywhere")
         return _Reader(files, device, least_score=self.least_score)
 
     def over_video(self, rows: Mapping[str, pa.Table], facts: Mapping[str, Any]) -> Mapping[str, pa.Table]:  # noqa: ARG002
         """The segments' spans, those joined that go on across a border."""
         found = rows[TEXT.name].sort_by([("start_us", "ascending"), ("number", "ascending")])
         spans = zip(*(found[name].to_pylist() for name in ("start_us", "end_us", "text")), strict=True)
-        return {TEXT.name: _rows(joined(spans))}
+        return {TEXT.name: _rows(joined(spans, at=set(rows[LEDGER.name]["start_us"].to_pylist())))}
 
 
 def networks() -> tuple[Path, ...]:
@@ -101,10 +107,6 @@ def networks() -> tuple[Path, ...]:
     if missing := [file.name for file in found if not file.exists()]:
         raise UsageError(f"this version of rapidocr brings no {', '.join(missing)}: pip install 'vidproc[ocr]'")
     return found
-
-
-def _hashes(files: Iterable[Path]) -> tuple[str, ...]:
-    return tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 class _Reader:
@@ -126,6 +128,8 @@ class _Reader:
                 "Rec.model_path": str(reader),
                 f"{runtime}.intra_op_num_threads": torch.get_num_threads(),
                 f"{runtime}.use_cuda": on_gpu,
+                # lines differ in width: a search for the fastest algorithm would be one for each
+                f"{runtime}.cuda_ep_cfg.cudnn_conv_algo_search": "HEURISTIC",
             }
         )
 
@@ -149,7 +153,7 @@ class _Reader:
         """Of one frame, uint8 [height, width, RGB], from the upper left."""
         if shown is not None:
             lies = place(PictureText.view.picture, shown)
-            frame = frame[: lies.height, : lies.width]
+            frame = frame[: max(lies.height, lies.width // _THINNEST), : max(lies.width, lies.height // _THINNEST)]
         found = self.read(np.ascontiguousarray(frame[..., ::-1]))  # which wants BGR
         texts = (sanitised(text, most=_MOST_CHARACTERS) for text in found.txts or ())
         return [text for text in texts if text]
@@ -180,47 +184,58 @@ class _Standing:
     readings: Counter[str]
 
     def __post_init__(self) -> None:
-        self.key = _key(self.text)
+        self.text = self.readings.most_common(1)[0][0]
+        # spaces between words are what readers get wrong most
+        self.key = "".join(self.text.casefold().split())
+        self.digits = [character for character in self.key if character.isdecimal()]
 
-    @property
-    def text(self) -> str:
-        return self.readings.most_common(1)[0][0]
 
+def joined(lines: Iterable[Span], *, at: Collection[int] | None = None) -> list[Span]:
+    """Lines sorted by start, those joined that follow each other without a gap and read alike; in the same order.
 
-def joined(lines: Iterable[Span]) -> list[Span]:
-    """Lines sorted by start, those joined that follow each other without a gap and read alike; in the same order."""
-    over: list[_Standing] = []
+    `at`: the only times, µs, at which any are joined; None: all.
+    """
+    over: list[tuple[int, Span]] = []
     standing: list[_Standing] = []
     for start, together in groupby(enumerate(lines), key=lambda numbered: numbered[1][0]):
-        over += [one for one in standing if one.end_us < start]
-        ending = [one for one in standing if one.end_us == start]
-        standing = [one for one in standing if one.end_us > start]
         fresh = [_Standing(order, start, end, Counter({text: end - start})) for order, (_, end, text) in together]
-        unchanged = {one.key for one in ending}
-        for line in sorted(fresh, key=lambda one: one.key not in unchanged):  # the others choose from what is left
-            if (before := _same(line, ending)) is not None:
-                ending.remove(before)
-                line.order, line.start_us = before.order, before.start_us
-                line.readings = before.readings + line.readings
-            standing.append(line)
-        over += ending
-    in_order = sorted(over + standing, key=lambda one: one.order)
-    return [(one.start_us, one.end_us, one.text) for one in in_order]
+        ending = [one for one in standing if one.end_us == start] if at is None or start in at else []
+        pairs = _pairs(ending, fresh)
+        continued = {before.order for before, _ in pairs}
+        over += [
+            (one.order, (one.start_us, one.end_us, one.text))
+            for one in standing
+            if one.end_us <= start and one.order not in continued
+        ]
+        standing = [one for one in standing if one.end_us > start]
+        longer = {
+            line.order: _Standing(before.order, before.start_us, line.end_us, before.readings + line.readings)
+            for before, line in pairs
+        }
+        standing += [longer.get(line.order, line) for line in fresh]
+    over += [(one.order, (one.start_us, one.end_us, one.text)) for one in standing]
+    return [span for _, span in sorted(over, key=lambda numbered: numbered[0])]
 
 
-def _same(line: _Standing, others: Sequence[_Standing]) -> _Standing | None:
-    """The one that reads most like it, if any reads alike."""
-    best, found = ALIKE, None
-    pair = SequenceMatcher(None, "", line.key, autojunk=False)
-    for other in others:
-        if other.key == line.key:
-            return other
-        pair.set_seq1(other.key)
-        if pair.real_quick_ratio() >= best and pair.quick_ratio() >= best and (alike := pair.ratio()) >= best:
-            best, found = alike, other
+def _pairs(before: Sequence[_Standing], after: Sequence[_Standing]) -> list[tuple[_Standing, _Standing]]:
+    """Which lines go on as which, each once: equal ones first, then those that are most alike, with the same digits."""
+    left, found, others = list(before), [], []
+    for line in after:
+        same = next((one for one in left if one.key == line.key), None)
+        if same is None:
+            others.append(line)
+        else:
+            left.remove(same)
+            found.append((same, line))
+    if len(left) * len(others) > _MOST_PAIRS:
+        return found
+    for line in others:
+        pair, best, chosen = SequenceMatcher(None, "", line.key, autojunk=False), ALIKE, None
+        for one in left:
+            pair.set_seq1(one.key)
+            if one.digits == line.digits and pair.quick_ratio() >= best and (alike := pair.ratio()) >= best:
+                best, chosen = alike, one
+        if chosen is not None:
+            left.remove(chosen)
+            found.append((chosen, line))
     return found
-
-
-def _key(text: str) -> str:
-    """What is compared: spaces between words are what readers get wrong most."""
-    return "".join(text.casefold().split())

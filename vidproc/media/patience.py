@@ -118,8 +118,8 @@ def passing(error: BaseException) -> str | None:
 
 def in_our_words(place: str, error: BaseException) -> VidprocError | None:
     """What went wrong with `place` for good, if it is storage's fault or the disk's; None if it is neither."""
-    if (refusal := refused(place, error)) is not None:
-        return refusal
+    if (known := refused(place, error)) is not None:
+        return known
     if isinstance(error, PermissionError):
         return StorageRefused(f"{place}: access denied ({error}): allow it, then run the same command again")
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -31,11 +31,11 @@ OF_SEGMENTS = {
     "quality": "true",
     "detections": "true",
     "faces": "true",
-    "text": "source <> 'metadata'",
+    "text": "source NOT IN ('metadata', 'picture')",
     "embeddings": "true",
 }
-"""Rows that a segment's ledger row counts, by table. The rest is derived: `tracks`, and `shots`, which replace those of
-the segments, so that annotators with rows there are left out of this comparison."""
+"""Rows that a segment's ledger row counts, by table. The rest is derived: `tracks`, and `shots` and lines read off
+pictures, which replace those of the segments, so that annotators with such rows are left out of this comparison."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,10 @@ def _check_counts(connection: Any) -> Iterator[Finding]:
         f"SELECT {unit}, {TABLES[name].time} AS time_us FROM {name} WHERE {which}"
         for name, which in OF_SEGMENTS.items()
     )
+    joined = "SELECT annotator, model_id FROM shots UNION SELECT annotator, model_id FROM text WHERE source = 'picture'"
     connection.execute(
         f"""CREATE TEMP TABLE told AS SELECT {unit}, segment, start_us, rows FROM ledger
-        WHERE segment >= 0 AND (annotator, model_id) NOT IN (SELECT DISTINCT (annotator, model_id) FROM shots)"""
+        ANTI JOIN ({joined}) USING (annotator, model_id) WHERE segment >= 0"""
     )
     connection.execute(
         f"CREATE TEMP TABLE present AS SELECT {unit}, time_us, count(*) AS rows FROM ({rows}) GROUP BY {unit}, time_us"
