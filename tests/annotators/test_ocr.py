@@ -2,7 +2,6 @@
 
 import importlib.util
 import random
-import time
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -59,12 +58,11 @@ def test_joined_at_borders_alone() -> None:
     assert joined(lines, at={0, 30}) == [(0, 2, "News"), (2, 32, "News")]
 
 
-def test_among_very_many_lines_only_equal_ones_are_joined() -> None:
-    begun = time.process_time()
-    texts = ["".join(random.Random(i).choices("abcdef", k=100)) for i in range(400)]
+def test_very_many_lines_are_not_compared_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidproc.annotators.ocr.SequenceMatcher", None)
+    texts = ["".join(random.Random(i).choices("abcdef", k=30)) for i in range(100)]
     lines = [(second, second + 1, text + "xyz"[second]) for second in range(3) for text in texts]
     assert len(joined([*lines, (3, 4, texts[0] + "z")])) == 3 * len(texts)
-    assert time.process_time() - begun < 5
 
 
 def test_what_is_unchanged_goes_on_before_what_is_alike() -> None:
