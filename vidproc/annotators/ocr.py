@@ -227,7 +227,7 @@ def _pairs(before: Sequence[_Standing], after: Sequence[_Standing]) -> list[tupl
         else:
             left.remove(same)
             found.append((same, line))
-    if len(left) * len(others) > _MOST_PAIRS:
+    if not 0 < len(left) * len(others) <= _MOST_PAIRS:
         return found
     for line in others:
         pair, best, chosen = SequenceMatcher(None, "", line.key, autojunk=False), ALIKE, None
