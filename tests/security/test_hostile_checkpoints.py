@@ -130,7 +130,7 @@ READERS: dict[str, Callable[[Path, bytes], object]] = {
 
 
 def test_every_annotator_with_weights_is_tried() -> None:
-    without = {"quality", "shots", "text"}
+    without = {"ocr", "quality", "shots", "text"}
     assert {name.partition(":")[0] for name in READERS} - {"restore", "train --init"} == set(ANNOTATORS) - without
 
 
