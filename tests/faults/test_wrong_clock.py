@@ -1,4 +1,8 @@
-"""The job on a machine whose clock is hours wrong: every process of it, by libfaketime."""
+"""The job on a machine whose clock is hours wrong: every process of it, by libfaketime.
+
+A process that forks while another of its threads asks for the time may hang within libfaketime, whose lock the child
+inherits: about one run in ten, in Ray's start. Then run the test again.
+"""
 
 import importlib.util
 import shutil
