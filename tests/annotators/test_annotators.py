@@ -50,9 +50,8 @@ def noise_samples(view: View, *, count: int, seed: int = 0) -> Samples:
         data = np.array([(2, "eng", f"word {rng.integers(1000)}") for _ in range(count)], SPAN)
         starts, spans = np.arange(count) * 1_000_000, 1_500_000
     elif view == PictureText.view:
-        data = np.stack([lettered({300: f"word {seed}"}, seed=number) for number in range(count)] or [np.empty(0)])[
-            :count
-        ]
+        pictures = [lettered({300: f"word {seed}"}, seed=number) for number in range(count)]
+        data = np.array(pictures, np.uint8).reshape(count, *view.sample_shape)
         starts, spans = np.arange(count) * view.stride_us, view.span_us
     else:
         data = rng.integers(0, 256, (count, *view.sample_shape), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """The job on a machine whose clock is hours wrong: every process of it, by libfaketime.
 
 A process that forks while another of its threads asks for the time may hang within libfaketime, whose lock the child
-inherits: about one run in ten, in Ray's start. Then run the test again.
+inherits: two of a dozen runs, in Ray's start. Then run the test again.
 """
 
 import importlib.util
